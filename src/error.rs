@@ -1,0 +1,109 @@
+//! The one error type: what failed, with which values, where, and what to do about it.
+//!
+//! A message is read by somebody who typed a command, so every variant carries the place (file, row, tensor, flag)
+//! and a remedy. Bugs of ours panic instead.
+
+use std::path::{Path, PathBuf};
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A flag, a recipe key or a combination of them that cannot be carried out.
+    #[error("{what}\n  to do: {fix}")]
+    Usage { what: String, fix: String },
+
+    /// The operating system refused a file operation.
+    #[error("cannot {action} {}: {source}{}", path.display(), io_remedy(source))]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+
+    /// A dataset that cannot be read as one: shard, schema, split, label.
+    #[error("dataset {}: {what}\n  to do: {fix}", path.display())]
+    Dataset { path: PathBuf, what: String, fix: String },
+
+    /// One image that cannot be decoded.
+    #[error("image {at}: {what}")]
+    Image { at: String, what: String },
+
+    /// A model directory or adapter that does not fit: missing files, wrong shapes, unknown architecture.
+    #[error("model {}: {what}\n  to do: {fix}", path.display())]
+    Model { path: PathBuf, what: String, fix: String },
+
+    /// A training checkpoint that cannot be resumed from.
+    #[error("checkpoint {}: {what}\n  to do: {fix}", path.display())]
+    Checkpoint { path: PathBuf, what: String, fix: String },
+
+    /// Training itself went wrong: no gradient, not finite, out of memory.
+    #[error("training failed at step {step}: {what}\n  to do: {fix}")]
+    Training { step: u64, what: String, fix: String },
+
+    /// Another process of the job failed or the processes disagree.
+    #[error("ranks: {what}\n  to do: {fix}")]
+    Ranks { what: String, fix: String },
+
+    /// A tensor operation refused its operands: a bug of ours or a device failure.
+    #[error("tensor operation failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl Error {
+    pub fn usage(what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Error::Usage {
+            what: what.into(),
+            fix: fix.into(),
+        }
+    }
+
+    pub fn dataset(path: &Path, what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Error::Dataset {
+            path: path.to_owned(),
+            what: what.into(),
+            fix: fix.into(),
+        }
+    }
+
+    pub fn model(path: &Path, what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Error::Model {
+            path: path.to_owned(),
+            what: what.into(),
+            fix: fix.into(),
+        }
+    }
+
+    pub fn checkpoint(path: &Path, what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Error::Checkpoint {
+            path: path.to_owned(),
+            what: what.into(),
+            fix: fix.into(),
+        }
+    }
+}
+
+/// `result.at("open", path)`: turns an `io::Error` into one that names the file.
+pub trait IoContext<T> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T>;
+}
+
+impl<T> IoContext<T> for std::io::Result<T> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T> {
+        self.map_err(|source| Error::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        })
+    }
+}
+
+fn io_remedy(source: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::*;
+    match source.kind() {
+        NotFound => "\n  to do: check the spelling of the path",
+        PermissionDenied | ReadOnlyFilesystem => "\n  to do: choose a place that you may read and write",
+        StorageFull | QuotaExceeded => "\n  to do: free some space, or choose another disk with --output-dir",
+        _ => "",
+    }
+}

@@ -1,0 +1,1 @@
+//! Layers: forward and backward side by side, built only from ops.

@@ -1,0 +1,1 @@
+//! Primitives: one file each, every device behind one function.

@@ -1,0 +1,1 @@
+//! Flat parameters and what moves them.

@@ -1,0 +1,177 @@
+//! A recipe is data: every value of a training run, under the names that Hugging Face's Trainer gives them.
+//!
+//! The built-in recipes are the TOML files beside this one. A user's TOML may extend one (`extends = "vit-lora"`), flags
+//! override both: the layers are merged as TOML tables, then read once into [`Recipe`]. Unknown keys are errors.
+//! What a recipe means for a given dataset, world size and machine is decided in `cli`, never here.
+
+mod layers;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use layers::{BUILT_IN, built_in, resolve};
+
+/// Every value of a run. Field names are the TOML keys; with hyphens they are the flags.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    // What is trained.
+    /// Local directory of a checkpoint in HF's layout, or a Hub name.
+    pub model: String,
+    pub method: Method,
+    pub lora_r: usize,
+    pub lora_alpha: f64,
+    pub lora_dropout: f64,
+    /// Projections that get an adapter, under v4's names (`query`) or v5's (`q_proj`).
+    pub lora_target_modules: Vec<String>,
+    /// Start from this adapter instead of a new one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<PathBuf>,
+    /// Tensor names of saved adapters.
+    pub adapter_format: AdapterFormat,
+
+    // What it is trained on.
+    /// Local directory or file of a dataset, or a Hub name.
+    pub dataset: String,
+    /// Split of training samples, slices allowed: `train[:5000]`.
+    pub train_split: String,
+    /// Split of validation samples; without it `test_size` of the training split is held out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation_split: Option<String>,
+    /// Fraction (below 1) or number of samples held out of the training split.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test_size: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_column_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_column_name: Option<String>,
+    pub train_transform: TransformKind,
+    /// false: samples in the order of the dataset, in every epoch.
+    pub shuffle: bool,
+    /// What to do with an image that cannot be decoded.
+    pub on_bad_image: OnBadImage,
+
+    // How long and how large.
+    pub num_train_epochs: f64,
+    /// Optimizer steps; overrides `num_train_epochs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+    pub per_device_train_batch_size: usize,
+    pub gradient_accumulation_steps: usize,
+    pub per_device_eval_batch_size: usize,
+
+    // The optimizer.
+    pub learning_rate: f64,
+    pub lr_scheduler_type: Schedule,
+    pub warmup_steps: u64,
+    /// Fraction of all steps; used when `warmup_steps` is 0.
+    pub warmup_ratio: f64,
+    pub weight_decay: f64,
+    pub adam_beta1: f64,
+    pub adam_beta2: f64,
+    pub adam_epsilon: f64,
+    /// Largest global L2 norm of the gradient; 0 turns clipping off.
+    pub max_grad_norm: f64,
+    pub label_smoothing_factor: f64,
+    pub precision: Precision,
+
+    // When to report, evaluate and save.
+    pub logging_steps: u64,
+    pub eval_strategy: Interval,
+    /// Steps between evaluations with `eval_strategy = "steps"`; `logging_steps` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_steps: Option<u64>,
+    pub save_strategy: Interval,
+    pub save_steps: u64,
+    /// Checkpoints to keep; the best one is always kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub save_total_limit: Option<usize>,
+    pub load_best_model_at_end: bool,
+    pub metric_for_best_model: String,
+    pub output_dir: PathBuf,
+    /// `true`: the last checkpoint of `output_dir`; a path: that one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resume_from_checkpoint: Option<String>,
+    pub overwrite_output_dir: bool,
+
+    // The machine.
+    pub seed: u64,
+    /// Threads that decode images, per rank; by default as many as the rank has cores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dataloader_num_workers: Option<usize>,
+    /// Threads that compute, per rank; by default cores of the node / ranks of the node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    pub device: DeviceChoice,
+}
+
+/// Which parameters are trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Low-rank adapters and the classifier.
+    Lora,
+    /// Everything.
+    Full,
+    /// The classifier alone, on frozen features.
+    Head,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdapterFormat {
+    /// transformers 5: `vit.layers.0.attention.q_proj`.
+    V5,
+    /// transformers 4: `vit.encoder.layer.0.attention.attention.query`.
+    V4,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TransformKind {
+    /// RandomResizedCrop, horizontal flip, normalize.
+    Train,
+    /// Resize, centre crop, normalize.
+    Eval,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBadImage {
+    Skip,
+    Error,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    Linear,
+    Cosine,
+    Constant,
+    ConstantWithWarmup,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    Fp32,
+    Fp16,
+    Bf16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Interval {
+    No,
+    Steps,
+    Epoch,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceChoice {
+    Auto,
+    Cpu,
+    Cuda,
+}

@@ -1,0 +1,1 @@
+//! The training run: trainer, evaluation, checkpoints, health.
