@@ -1,1 +1,5 @@
 //! The training run: trainer, evaluation, checkpoints, health.
+
+mod run;
+
+pub use run::{BestMetric, Run, When};

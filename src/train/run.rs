@@ -1,0 +1,94 @@
+//! What was decided about a run: a recipe held against a dataset, a world and a machine.
+//!
+//! The trainer sees steps and counts only; epochs, fractions and percentages are resolved in `cli`, which makes this value.
+
+use candle_core::Device;
+
+use crate::recipe::{Precision, Recipe};
+
+/// A validated run. Everything here is the same on every rank.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Names, rates and choices are read from here; whatever follows below overrides it.
+    pub recipe: Recipe,
+    /// Number of ranks.
+    pub world: usize,
+    /// Samples of the training set, and of the validation set (0: there is none).
+    pub train_samples: usize,
+    pub eval_samples: usize,
+    /// Samples of a full optimizer step: batch × ranks × accumulation.
+    pub global_batch: usize,
+    /// Optimizer steps; the last one of an epoch may be short.
+    pub steps_per_epoch: u64,
+    pub total_steps: u64,
+    pub warmup_steps: u64,
+    pub log: When,
+    pub evaluate: When,
+    pub save: When,
+    /// What "best" means; used with `recipe.load_best_model_at_end` and for keeping the best checkpoint.
+    pub best_metric: BestMetric,
+    /// The dtype that is really computed in: the recipe's, or f32 on a CPU.
+    pub precision: Precision,
+    pub device: Device,
+    /// Compute threads of this rank, and threads that decode images ahead.
+    pub threads: usize,
+    pub loader_threads: usize,
+}
+
+/// When something that recurs is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    Never,
+    /// After every so many optimizer steps (> 0).
+    Steps(u64),
+    /// After every epoch, and after the last step even where it ends within an epoch.
+    Epochs,
+}
+
+/// A validation figure that checkpoints are compared by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BestMetric {
+    /// Higher is better.
+    Accuracy,
+    /// Lower is better.
+    Loss,
+}
+
+impl Run {
+    /// Is `when` due after optimizer step `step` (counted from 1)?
+    pub fn due(&self, when: When, step: u64) -> bool {
+        match when {
+            When::Never => false,
+            When::Steps(every) => step.is_multiple_of(every),
+            When::Epochs => step.is_multiple_of(self.steps_per_epoch) || step == self.total_steps,
+        }
+    }
+
+    /// Epochs completed after `step` optimizer steps, with the fraction of the one under way.
+    pub fn epoch_at(&self, step: u64) -> f64 {
+        step as f64 / self.steps_per_epoch as f64
+    }
+
+    /// Number of epochs begun by the end of the run.
+    pub fn epochs(&self) -> u64 {
+        self.total_steps.div_ceil(self.steps_per_epoch)
+    }
+}
+
+impl BestMetric {
+    /// Is `new` better than `old`? Not so when `new` is not a number.
+    pub fn better(self, new: f64, old: f64) -> bool {
+        match self {
+            BestMetric::Accuracy => new > old,
+            BestMetric::Loss => new < old,
+        }
+    }
+
+    /// The figure's name in `trainer_state.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            BestMetric::Accuracy => "eval_accuracy",
+            BestMetric::Loss => "eval_loss",
+        }
+    }
+}
