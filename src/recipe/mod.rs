@@ -4,13 +4,18 @@
 //! override both: the layers are merged as TOML tables, then read once into [`Recipe`]. Unknown keys are errors.
 //! What a recipe means for a given dataset, world size and machine is decided in `cli`, never here.
 
+mod keys;
 mod layers;
+mod metric;
+mod validate;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use layers::{BUILT_IN, built_in, resolve};
+pub use keys::{ALIASES, nearest};
+pub use layers::{BUILT_IN, Layer, Origin, built_in, named, resolve};
+pub use metric::BestMetric;
 
 /// Every value of a run. Field names are the TOML keys; with hyphens they are the flags.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,9 +111,17 @@ pub struct Recipe {
     pub device: DeviceChoice,
 }
 
+impl Recipe {
+    /// The recipe as a TOML file that gives it back.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a recipe is plain values")
+    }
+}
+
 /// Which parameters are trained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
 pub enum Method {
     /// Low-rank adapters and the classifier.
     Lora,
@@ -118,8 +131,9 @@ pub enum Method {
     Head,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
 pub enum AdapterFormat {
     /// transformers 5: `vit.layers.0.attention.q_proj`.
     V5,
@@ -127,8 +141,9 @@ pub enum AdapterFormat {
     V4,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
 pub enum TransformKind {
     /// RandomResizedCrop, horizontal flip, normalize.
     Train,
@@ -136,15 +151,17 @@ pub enum TransformKind {
     Eval,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
 pub enum OnBadImage {
     Skip,
     Error,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Schedule {
     Linear,
     Cosine,
@@ -152,24 +169,27 @@ pub enum Schedule {
     ConstantWithWarmup,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
 pub enum Precision {
     Fp32,
     Fp16,
     Bf16,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
 pub enum Interval {
     No,
     Steps,
     Epoch,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
 pub enum DeviceChoice {
     Auto,
     Cpu,

@@ -2,4 +2,5 @@
 
 mod run;
 
-pub use run::{BestMetric, Run, When};
+pub use crate::recipe::BestMetric;
+pub use run::{Run, When};

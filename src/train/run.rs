@@ -4,7 +4,7 @@
 
 use candle_core::Device;
 
-use crate::recipe::{Precision, Recipe};
+use crate::recipe::{BestMetric, Precision, Recipe};
 
 /// A validated run. Everything here is the same on every rank.
 #[derive(Clone, Debug)]
@@ -41,26 +41,31 @@ pub enum When {
     Never,
     /// After every so many optimizer steps (> 0).
     Steps(u64),
-    /// After every epoch, and after the last step even where it ends within an epoch.
+    /// After every epoch.
     Epochs,
 }
 
-/// A validation figure that checkpoints are compared by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BestMetric {
-    /// Higher is better.
-    Accuracy,
-    /// Lower is better.
-    Loss,
-}
-
 impl Run {
-    /// Is `when` due after optimizer step `step` (counted from 1)?
-    pub fn due(&self, when: When, step: u64) -> bool {
+    /// Is the training loss logged after optimizer step `step` (counted from 1)?
+    pub fn logs_at(&self, step: u64) -> bool {
+        self.due(self.log, step)
+    }
+
+    /// Is the validation set evaluated after `step`? With a strategy of steps also after the last one, as Trainer does.
+    pub fn evaluates_at(&self, step: u64) -> bool {
+        self.due(self.evaluate, step) || (self.evaluate != When::Never && step == self.total_steps)
+    }
+
+    /// Is a checkpoint written after `step`? The last step has one unless there are none at all.
+    pub fn saves_at(&self, step: u64) -> bool {
+        self.due(self.save, step) || (self.save != When::Never && step == self.total_steps)
+    }
+
+    fn due(&self, when: When, step: u64) -> bool {
         match when {
             When::Never => false,
             When::Steps(every) => step.is_multiple_of(every),
-            When::Epochs => step.is_multiple_of(self.steps_per_epoch) || step == self.total_steps,
+            When::Epochs => step.is_multiple_of(self.steps_per_epoch),
         }
     }
 
@@ -72,23 +77,5 @@ impl Run {
     /// Number of epochs begun by the end of the run.
     pub fn epochs(&self) -> u64 {
         self.total_steps.div_ceil(self.steps_per_epoch)
-    }
-}
-
-impl BestMetric {
-    /// Is `new` better than `old`? Not so when `new` is not a number.
-    pub fn better(self, new: f64, old: f64) -> bool {
-        match self {
-            BestMetric::Accuracy => new > old,
-            BestMetric::Loss => new < old,
-        }
-    }
-
-    /// The figure's name in `trainer_state.json`.
-    pub fn name(self) -> &'static str {
-        match self {
-            BestMetric::Accuracy => "eval_accuracy",
-            BestMetric::Loss => "eval_loss",
-        }
     }
 }

@@ -1,0 +1,249 @@
+//! Ranges of a recipe's values, and combinations that contradict themselves. What depends on a dataset or a machine is
+//! checked where the run is decided.
+
+use std::fmt::Display;
+
+use super::{Interval, Method, Recipe, Schedule};
+
+/// A value that no run can be made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub key: &'static str,
+    /// As it would be typed; empty: nothing was given.
+    pub value: String,
+    pub problem: String,
+    pub fix: String,
+}
+
+/// Names of the projections that can be adapted, under v4's and v5's names.
+const TARGETS: [(&str, &str); 3] = [("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")];
+
+/// The first value of `recipe` that is out of range.
+pub fn check(recipe: &Recipe) -> Result<(), Violation> {
+    let r = recipe;
+    check_model(r)?;
+    check_data(r)?;
+
+    at_least_1("per_device_train_batch_size", r.per_device_train_batch_size as u64)?;
+    at_least_1("gradient_accumulation_steps", r.gradient_accumulation_steps as u64)?;
+    at_least_1("per_device_eval_batch_size", r.per_device_eval_batch_size as u64)?;
+    above_0("num_train_epochs", r.num_train_epochs)?;
+    if let Some(steps) = r.max_steps {
+        at_least_1("max_steps", steps)?;
+    }
+
+    above_0("learning_rate", r.learning_rate)?;
+    within("warmup_ratio", r.warmup_ratio, 0.0, Below::OneOrEqual)?;
+    from_0("weight_decay", r.weight_decay)?;
+    within("adam_beta1", r.adam_beta1, 0.0, Below::One)?;
+    within("adam_beta2", r.adam_beta2, 0.0, Below::One)?;
+    above_0("adam_epsilon", r.adam_epsilon)?;
+    from_0("max_grad_norm", r.max_grad_norm)?;
+    within("label_smoothing_factor", r.label_smoothing_factor, 0.0, Below::One)?;
+    if r.warmup_steps > 0 && r.warmup_ratio > 0.0 {
+        return Err(violation(
+            "warmup_steps",
+            r.warmup_steps,
+            "the warm-up is given twice, in steps and as a ratio",
+            "give one of the two",
+        ));
+    }
+    if r.lr_scheduler_type == Schedule::Constant && (r.warmup_steps > 0 || r.warmup_ratio > 0.0) {
+        return Err(violation(
+            "lr_scheduler_type",
+            "constant",
+            "a constant schedule has no warm-up, but one is asked for",
+            "choose `constant_with_warmup`, or set no warm-up",
+        ));
+    }
+    check_intervals(r)?;
+
+    if let Some(threads) = r.threads {
+        at_least_1("threads", threads as u64)?;
+    }
+    Ok(())
+}
+
+fn check_model(r: &Recipe) -> Result<(), Violation> {
+    if r.model.is_empty() {
+        return Err(violation(
+            "model",
+            "",
+            "no model is named",
+            "give `--model DIR` (a checkpoint in Hugging Face's layout), or `--recipe vit-lora`",
+        ));
+    }
+    if r.method != Method::Lora {
+        return match &r.adapter {
+            Some(adapter) => Err(violation(
+                "adapter",
+                adapter.display(),
+                "an adapter can only be trained on with method lora",
+                "add `--method lora`, or leave the adapter out",
+            )),
+            None => Ok(()),
+        };
+    }
+    at_least_1("lora_r", r.lora_r as u64)?;
+    above_0("lora_alpha", r.lora_alpha)?;
+    within("lora_dropout", r.lora_dropout, 0.0, Below::One)?;
+    let names = &r.lora_target_modules;
+    let place = |name: &String| TARGETS.iter().position(|(v4, v5)| v4 == name || v5 == name);
+    let places: Vec<_> = names.iter().map(place).collect();
+    if names.is_empty() || places.contains(&None) {
+        return Err(violation(
+            "lora_target_modules",
+            names.join(","),
+            "these are not all projections of an attention layer",
+            "choose among query, key and value (or q_proj, k_proj and v_proj)",
+        ));
+    }
+    if (1..places.len()).any(|i| places[..i].contains(&places[i])) {
+        return Err(violation(
+            "lora_target_modules",
+            names.join(","),
+            "a projection is named twice",
+            "name each one once; query and q_proj are the same one",
+        ));
+    }
+    Ok(())
+}
+
+fn check_data(r: &Recipe) -> Result<(), Violation> {
+    if r.dataset.is_empty() {
+        return Err(violation(
+            "dataset",
+            "",
+            "no dataset is named",
+            "give `--dataset DIR` (parquet or Arrow shards), or `--recipe vit-lora`",
+        ));
+    }
+    if r.train_split.is_empty() {
+        return Err(violation(
+            "train_split",
+            "",
+            "no training split is named",
+            "give `--train-split train`",
+        ));
+    }
+    if let (Some(split), Some(_)) = (&r.validation_split, r.test_size) {
+        return Err(violation(
+            "validation_split",
+            split,
+            "the validation set is asked for twice, as a split and as test_size",
+            "give one of the two",
+        ));
+    }
+    match r.test_size {
+        Some(size) if !(size > 0.0 && (size < 1.0 || size.fract() == 0.0) && size.is_finite()) => Err(violation(
+            "test_size",
+            size,
+            "this is neither a fraction nor a number of samples",
+            "give a fraction above 0 and below 1, or a whole number from 1",
+        )),
+        Some(size) if size == 1.0 => Err(violation(
+            "test_size",
+            size,
+            "one sample is no validation set, and a fraction of 1 leaves nothing to train on",
+            "give a fraction above 0 and below 1, or a whole number from 2",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn check_intervals(r: &Recipe) -> Result<(), Violation> {
+    at_least_1("logging_steps", r.logging_steps)?;
+    at_least_1("save_steps", r.save_steps)?;
+    if let Some(steps) = r.eval_steps {
+        at_least_1("eval_steps", steps)?;
+    }
+    if let Some(limit) = r.save_total_limit {
+        at_least_1("save_total_limit", limit as u64)?;
+    }
+    if super::BestMetric::named(&r.metric_for_best_model).is_none() {
+        return Err(violation(
+            "metric_for_best_model",
+            &r.metric_for_best_model,
+            "there is no such metric",
+            "choose `accuracy` or `loss`",
+        ));
+    }
+    if r.output_dir.as_os_str().is_empty() {
+        return Err(violation(
+            "output_dir",
+            "\"\"",
+            "no folder is named",
+            "give `--output-dir DIR`",
+        ));
+    }
+    if !r.load_best_model_at_end {
+        return Ok(());
+    }
+    let eval_steps = r.eval_steps.unwrap_or(r.logging_steps);
+    let problem = if r.eval_strategy == Interval::No {
+        "the best model is wanted, but nothing is evaluated"
+    } else if r.eval_strategy != r.save_strategy {
+        "the best model is wanted, but evaluation and saving have different strategies, so that it may not be saved"
+    } else if r.eval_strategy == Interval::Steps && !r.save_steps.is_multiple_of(eval_steps) {
+        "the best model is wanted, but not every checkpoint is evaluated: save_steps is no multiple of eval_steps"
+    } else {
+        return Ok(());
+    };
+    Err(violation(
+        "load_best_model_at_end",
+        "true",
+        problem,
+        "give --eval-strategy and --save-strategy the same value (epoch or steps), or --load-best-model-at-end false",
+    ))
+}
+
+enum Below {
+    One,
+    OneOrEqual,
+}
+
+fn at_least_1(key: &'static str, value: u64) -> Result<(), Violation> {
+    match value {
+        0 => Err(violation(key, value, "out of range", "give a whole number from 1")),
+        _ => Ok(()),
+    }
+}
+
+fn above_0(key: &'static str, value: f64) -> Result<(), Violation> {
+    match value > 0.0 && value.is_finite() {
+        true => Ok(()),
+        false => Err(violation(key, value, "out of range", "give a number above 0")),
+    }
+}
+
+fn from_0(key: &'static str, value: f64) -> Result<(), Violation> {
+    match value >= 0.0 && value.is_finite() {
+        true => Ok(()),
+        false => Err(violation(key, value, "out of range", "give a number from 0")),
+    }
+}
+
+fn within(key: &'static str, value: f64, low: f64, high: Below) -> Result<(), Violation> {
+    let (inside, range) = match high {
+        Below::One => (value < 1.0, "below 1"),
+        Below::OneOrEqual => (value <= 1.0, "to 1"),
+    };
+    match value >= low && inside {
+        true => Ok(()),
+        false => Err(violation(
+            key,
+            value,
+            "out of range",
+            &format!("give a number from {low} {range}"),
+        )),
+    }
+}
+
+fn violation(key: &'static str, value: impl Display, problem: &str, fix: &str) -> Violation {
+    Violation {
+        key,
+        value: value.to_string(),
+        problem: problem.to_owned(),
+        fix: fix.to_owned(),
+    }
+}
