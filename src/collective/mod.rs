@@ -3,6 +3,22 @@
 //! MPI is the engine of CPU tensors and of all control traffic; a single process needs none. Nothing here re-implements
 //! a collective algorithm.
 
+mod agree;
+mod job;
+mod launcher;
+#[cfg(feature = "mpi")]
+mod mpi;
+mod single;
+
+use std::sync::Arc;
+
+pub use agree::{gather, same_everywhere};
+pub use job::{host, job};
+pub use launcher::Launcher;
+#[cfg(feature = "mpi")]
+pub use mpi::Mpi;
+pub use single::Single;
+
 use crate::error::Result;
 
 /// A group of ranks. Every rank must make the same calls in the same order.
@@ -28,4 +44,31 @@ pub trait Collective: Send + Sync {
 pub struct LocalRank {
     pub rank: usize,
     pub world: usize,
+}
+
+/// Joins the job that this process was started in, or stands alone when no launcher started it.
+///
+/// MPI is initialised only under a launcher: without one it costs tenths of a second for nothing.
+/// Errors: a launcher says that there are several ranks and they cannot be reached; or it disagrees with MPI.
+pub fn join() -> Result<Arc<dyn Collective>> {
+    match Launcher::of_this_process()? {
+        Some(launcher) if launcher.world > 1 => connect(&launcher),
+        _ => Ok(Arc::new(Single)),
+    }
+}
+
+#[cfg(feature = "mpi")]
+fn connect(launcher: &Launcher) -> Result<Arc<dyn Collective>> {
+    Ok(Arc::new(Mpi::join(launcher)?))
+}
+
+#[cfg(not(feature = "mpi"))]
+fn connect(launcher: &Launcher) -> Result<Arc<dyn Collective>> {
+    Err(crate::error::Error::Ranks {
+        what: format!(
+            "{} started {} processes, but this dtrain was built without MPI",
+            launcher.name, launcher.world
+        ),
+        fix: "build it with `--features mpi`, or start it as a single process".into(),
+    })
 }

@@ -1,1 +1,5 @@
 //! Flat parameters and what moves them.
+
+mod schedule;
+
+pub use schedule::LearningRate;

@@ -19,3 +19,50 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     eprintln!("SKIPPED: no reference material at {}", full.display());
     None
 }
+
+/// How a program ended: its exit code (None: by a signal) and what it wrote to both outputs.
+#[allow(dead_code)] // not every test program starts ranks
+pub struct Ended {
+    pub code: Option<i32>,
+    pub text: String,
+}
+
+/// Runs `program` on `world` ranks of this machine. More ranks than cores are allowed, root too: test machines and
+/// containers have few cores and no other user.
+#[allow(dead_code)]
+pub fn mpirun(world: usize, program: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
+    let output = mpirun_command(world, program, arguments, environment)
+        .output()
+        .expect("mpirun is installed");
+    let text = [output.stdout, output.stderr]
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .concat();
+    Ended {
+        code: output.status.code(),
+        text,
+    }
+}
+
+/// The command of [`mpirun`], for tests that watch the job while it runs.
+#[allow(dead_code)]
+pub fn mpirun_command(
+    world: usize,
+    program: &Path,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) -> std::process::Command {
+    let mut command = std::process::Command::new("mpirun");
+    command
+        .args([
+            "--allow-run-as-root",
+            "--oversubscribe",
+            "--bind-to",
+            "none",
+            "-n",
+            &world.to_string(),
+        ])
+        .arg(program)
+        .args(arguments)
+        .envs(environment.iter().copied());
+    command
+}

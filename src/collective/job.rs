@@ -1,0 +1,70 @@
+//! A job's beginning and end: a rank that fails, by an error or by a panic, ends all of them, with one message.
+//!
+//! Leaving `main` instead would call `MPI_Finalize`, which waits for ranks that wait in a collective call.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Collective, join};
+use crate::error::Result;
+
+/// Joins the job of this process, runs `body` and leaves in order; the process's exit code.
+/// A failure of `body` prints one message with rank and host and ends every rank of the job.
+pub fn job(body: impl FnOnce(&Arc<dyn Collective>) -> Result<()>) -> ExitCode {
+    let collective = match join() {
+        Ok(collective) => collective,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if collective.world() > 1 {
+        end_all_on_panic(collective.clone());
+    }
+    match body(&collective) {
+        Ok(()) => {
+            // The hook holds a share of the collective, and the last one to let go of it finalizes MPI.
+            drop(std::panic::take_hook());
+            ExitCode::SUCCESS
+        }
+        Err(error) if collective.world() == 1 => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            wait_for_lower_ranks(collective.rank());
+            eprintln!("error on {}: {error}", place(&*collective));
+            collective.abort(1)
+        }
+    }
+}
+
+/// This machine's name, for messages.
+pub fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::env::var("HOSTNAME"));
+    match name.as_deref().map(str::trim) {
+        Ok(name) if !name.is_empty() => name.to_string(),
+        _ => "unknown host".to_string(),
+    }
+}
+
+fn end_all_on_panic(collective: Arc<dyn Collective>) {
+    let place = place(&*collective);
+    std::panic::set_hook(Box::new(move |panic| {
+        eprintln!("error on {place}: {panic}\n  to do: this is a bug of dtrain, please report it");
+        collective.abort(101)
+    }));
+}
+
+/// What fails on one rank often fails on all, such as a missing file: the lowest of them speaks, and ends the others
+/// while they still wait here. Any rank's wait is short against the seconds that the job may take to end.
+fn wait_for_lower_ranks(rank: usize) {
+    if rank > 0 {
+        std::thread::sleep(Duration::from_millis((300 + 100 * rank as u64).min(3000)));
+    }
+}
+
+fn place(collective: &dyn Collective) -> String {
+    format!("rank {} of {} ({})", collective.rank(), collective.world(), host())
+}
