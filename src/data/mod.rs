@@ -1,5 +1,12 @@
 //! From shards to normalized batches.
 
 mod order;
+pub mod decode;
+pub mod augment;
+pub mod preprocessor;
+pub mod transform;
 
+pub use decode::{Pixels, decode};
 pub use order::{MicroBatch, Order, Plan, evaluation_share};
+pub use preprocessor::Preprocessor;
+pub use transform::Transform;

@@ -1,0 +1,251 @@
+//! One encoded picture to one normalized sample: decode, crop, flip, resize, normalize, into its place in the batch.
+//!
+//! The arithmetic is torchvision's on Pillow images (`RandomResizedCrop`, `Resize`, `CenterCrop`, `ToTensor`, `Normalize`),
+//! bit for bit; see `ops::resample` and `Normalization`. Where the crop lies is decided before anything is decoded.
+//! Shapes: a sample is `[3, height, width]` (chw), f32.
+
+mod normalization;
+mod placement;
+
+use std::time::{Duration, Instant};
+
+pub use normalization::Normalization;
+use placement::{Middle, Placement};
+
+use super::augment::SampleName;
+use super::decode::Decoder;
+use super::preprocessor::{Preprocessor, Size};
+use crate::ops::jpeg::Rect;
+use crate::ops::resample::{Axis, Filter, Resampler};
+use crate::recipe::TransformKind;
+
+/// What is done to every picture.
+#[derive(Clone, Debug)]
+pub struct Transform {
+    steps: Steps,
+    /// Height and width of a sample.
+    size: (usize, usize),
+    normalization: Normalization,
+}
+
+#[derive(Clone, Debug)]
+enum Steps {
+    /// RandomResizedCrop(size), RandomHorizontalFlip.
+    Train,
+    /// Resize(shorter side), CenterCrop(size).
+    Eval { side: usize, filter: Filter },
+    /// The same rectangle of every picture.
+    Crop { crop: Rect, flip: bool },
+    /// What the model's own image processor does.
+    Processor(Preprocessor),
+}
+
+impl Transform {
+    /// The transforms of Hugging Face's training scripts: bilinear, to the size that the model sees.
+    pub fn new(preprocessor: &Preprocessor, kind: TransformKind) -> Transform {
+        let size = preprocessor.input_size();
+        let normalization = Normalization::of_tensor(preprocessor.image_mean, preprocessor.image_std);
+        match kind {
+            TransformKind::Train => Transform {
+                steps: Steps::Train,
+                size,
+                normalization,
+            },
+            TransformKind::Eval => Transform::resize_center(size.0.min(size.1), Filter::Bilinear, size, normalization),
+        }
+    }
+
+    /// torchvision's Resize(side) and CenterCrop(size).
+    pub fn resize_center(side: usize, filter: Filter, size: (usize, usize), normalization: Normalization) -> Transform {
+        Transform {
+            steps: Steps::Eval { side, filter },
+            size,
+            normalization,
+        }
+    }
+
+    /// torchvision's `resized_crop` (bilinear) of a rectangle of the upright picture, which must contain it.
+    pub fn resized_crop(crop: Rect, flip: bool, size: (usize, usize), normalization: Normalization) -> Transform {
+        Transform {
+            steps: Steps::Crop { crop, flip },
+            size,
+            normalization,
+        }
+    }
+
+    /// The image processor of the model itself, in its Pillow variant: resize, centre crop, rescale, normalize.
+    pub fn of_processor(preprocessor: &Preprocessor) -> Transform {
+        Transform {
+            steps: Steps::Processor(preprocessor.clone()),
+            size: preprocessor.input_size(),
+            normalization: Normalization::of_processor(preprocessor),
+        }
+    }
+
+    /// Height and width of a sample.
+    pub fn size(&self) -> (usize, usize) {
+        self.size
+    }
+
+    /// f32 values in a sample.
+    pub fn sample_len(&self) -> usize {
+        3 * self.size.0 * self.size.1
+    }
+
+    /// Writes the sample made of the file `encoded`. Error: why the picture cannot be decoded.
+    pub fn apply(
+        &self,
+        encoded: &[u8],
+        name: SampleName,
+        workplace: &mut Workplace,
+        sample_chw: &mut [f32],
+    ) -> Result<Durations, String> {
+        assert_eq!(sample_chw.len(), self.sample_len(), "size of a sample");
+        let (height, width) = self.size;
+        let normalization = &self.normalization;
+        workplace.run(
+            encoded,
+            |picture_width, picture_height| self.place(name, picture_width, picture_height),
+            (width, height),
+            |placement, resized| {
+                for (channel, plane) in sample_chw.chunks_exact_mut(width * height).enumerate() {
+                    if !placement.covers(width, height) {
+                        plane.fill(normalization.value(channel, 0));
+                    }
+                }
+                resized(&mut |channel, y, samples| {
+                    let row = &mut sample_chw[(channel * height + y) * width..][..width];
+                    let row = &mut row[placement.columns_covered(width)];
+                    match placement.flip {
+                        false => normalization.write(channel, samples.iter(), row),
+                        true => normalization.write(channel, samples.iter().rev(), row),
+                    }
+                });
+            },
+        )
+    }
+
+    /// As `apply`, but the u8 values before normalization, `[height, width, 3]`; padding is 0.
+    pub fn apply_u8(&self, encoded: &[u8], name: SampleName, workplace: &mut Workplace) -> Result<Vec<u8>, String> {
+        let (height, width) = self.size;
+        let mut rgb_hwc = vec![0; 3 * height * width];
+        workplace.run(
+            encoded,
+            |picture_width, picture_height| self.place(name, picture_width, picture_height),
+            (width, height),
+            |placement, resized| {
+                resized(&mut |channel, y, samples| {
+                    let row = &mut rgb_hwc[y * width * 3..][..width * 3];
+                    for (at, x) in placement.columns_covered(width).enumerate() {
+                        let from = if placement.flip { samples.len() - 1 - at } else { at };
+                        row[3 * x + channel] = samples[from];
+                    }
+                });
+            },
+        )?;
+        Ok(rgb_hwc)
+    }
+
+    /// Where a sample comes from in an upright picture of `width` x `height`.
+    fn place(&self, name: SampleName, width: usize, height: usize) -> Placement {
+        let whole = Rect::whole(width, height);
+        match &self.steps {
+            Steps::Train => {
+                let crop = name.crop(width, height);
+                Placement::squash(crop, Filter::Bilinear, self.size).flipped(name.flips())
+            }
+            Steps::Eval { side, filter } => {
+                Placement::shorter_side(whole, *filter, *side).centered(self.size, Middle::Torchvision)
+            }
+            Steps::Crop { crop, flip } => Placement::squash(*crop, Filter::Bilinear, self.size).flipped(*flip),
+            Steps::Processor(preprocessor) => {
+                let filter = preprocessor.resample;
+                let placement = match (preprocessor.do_resize, preprocessor.size, preprocessor.crop_pct) {
+                    (false, _, _) => Placement::squash(whole, filter, (height, width)),
+                    (true, Size::Exact { height, width }, _) => Placement::squash(whole, filter, (height, width)),
+                    (true, Size::ShortestEdge(edge), Some(share)) if edge < 384 => {
+                        Placement::shorter_side(whole, filter, (edge as f64 / share) as usize)
+                    }
+                    (true, Size::ShortestEdge(edge), Some(_)) => Placement::squash(whole, filter, (edge, edge)),
+                    (true, Size::ShortestEdge(edge), None) => Placement::shorter_side(whole, filter, edge),
+                };
+                placement.centered(self.size, Middle::Processor)
+            }
+        }
+    }
+}
+
+/// Where the time of one picture went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Durations {
+    pub decode: Duration,
+    /// Resizing, flipping, normalizing.
+    pub resample: Duration,
+}
+
+/// The working memory of one thread.
+pub struct Workplace {
+    decoder: Decoder,
+    horizontal: Axis,
+    vertical: Axis,
+    resampler: Resampler,
+}
+
+impl Workplace {
+    /// Error: out of memory.
+    pub fn new() -> Result<Workplace, String> {
+        Ok(Workplace {
+            decoder: Decoder::new()?,
+            horizontal: Axis::default(),
+            vertical: Axis::default(),
+            resampler: Resampler::default(),
+        })
+    }
+
+    /// Decodes what `place` asks for and hands the resized rows to `deliver`, numbered as rows of the sample.
+    fn run(
+        &mut self,
+        encoded: &[u8],
+        place: impl FnOnce(usize, usize) -> Placement,
+        (width, height): (usize, usize),
+        deliver: impl FnOnce(&Placement, &mut dyn FnMut(&mut dyn FnMut(usize, usize, &[u8]))),
+    ) -> Result<Durations, String> {
+        let start = Instant::now();
+        let mut placed = None;
+        let planes = self.decoder.region(encoded, |picture_width, picture_height| {
+            let placement = place(picture_width, picture_height);
+            let (crop, filter) = (placement.crop, placement.filter);
+            self.horizontal
+                .set(crop.width, placement.resized.0, filter, placement.window_columns(width));
+            self.vertical
+                .set(crop.height, placement.resized.1, filter, placement.window_rows(height));
+            let (columns, rows) = (self.horizontal.inputs(), self.vertical.inputs());
+            placed = Some(placement);
+            Rect {
+                x: crop.x + columns.start,
+                y: crop.y + rows.start,
+                width: columns.len(),
+                height: rows.len(),
+            }
+        })?;
+        let placement = placed.expect("the decoder asks for the rectangle before it delivers");
+        let decode = start.elapsed();
+        let start = Instant::now();
+        let origin = (placement.crop.x, placement.crop.y);
+        deliver(&placement, &mut |emit| {
+            self.resampler.run(
+                planes,
+                origin,
+                &self.horizontal,
+                &self.vertical,
+                |channel, y, samples| {
+                    emit(channel, (y as isize - placement.offset.1) as usize, samples);
+                },
+            );
+        });
+        Ok(Durations {
+            decode,
+            resample: start.elapsed(),
+        })
+    }
+}
