@@ -3,3 +3,4 @@
 pub mod jpeg;
 pub mod resample;
 pub mod webp;
+pub mod gemm;

@@ -1,0 +1,93 @@
+//! What a machine must bring to the product: a register tile, packing of panels, and the epilogue's loops, each
+//! compiled for its instruction set and chosen once a product at run time.
+
+use super::epilogue::Finish;
+use super::pack::Lanes;
+
+/// Columns of a packed panel of B, for every kernel.
+pub(super) const PANEL: usize = 32;
+
+/// One tile of C and what it is made of: c (+)= alpha · a · b over `k` steps.
+///
+/// Valid are: `a[i * a_row_stride + p * a_step]` for i < rows and p < k; `b[p * 32 + j]` for j < 32 and p < k;
+/// `c[i * c_row_stride + j]` for i < rows and j < columns, which this call alone may touch.
+pub(super) struct Tile {
+    pub rows: usize,
+    pub columns: usize,
+    pub k: usize,
+    pub a: *const f32,
+    pub a_row_stride: usize,
+    pub a_step: usize,
+    pub b: *const f32,
+    pub c: *mut f32,
+    pub c_row_stride: usize,
+    pub alpha: f32,
+    pub start: Start,
+}
+
+/// What a tile does with the values that C has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Start {
+    /// They are not read.
+    Overwrite,
+    Add,
+}
+
+/// One implementation of the product's inner parts.
+pub(super) struct Kernel {
+    pub name: &'static str,
+    /// Rows of a tile, and of a packed panel of A.
+    pub rows: usize,
+    /// Steps of k that one tile adds up before C is touched.
+    pub chunk: usize,
+    /// Computes a tile of up to `rows` by 32.
+    ///
+    /// # Safety
+    /// The machine has the kernel's instructions; the memory is as [`Tile`] says.
+    pub tile: unsafe fn(&Tile),
+    /// Packs a panel of `rows` lanes.
+    ///
+    /// # Safety
+    /// The machine has the kernel's instructions; the memory is as [`Lanes`] says.
+    pub pack_rows: unsafe fn(&Lanes, *mut f32),
+    /// Packs a panel of 32 lanes.
+    ///
+    /// # Safety
+    /// As `pack_rows`.
+    pub pack_columns: unsafe fn(&Lanes, *mut f32),
+    /// Applies an epilogue to a finished tile.
+    ///
+    /// # Safety
+    /// The machine has the kernel's instructions; the memory is as [`Finish`] says.
+    pub finish: unsafe fn(&Finish),
+}
+
+/// The best kernel of this machine.
+pub(super) fn best() -> &'static Kernel {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if super::kernel_avx512::is_available() {
+            return &super::kernel_avx512::KERNEL;
+        }
+        if super::kernel_avx2::is_available() {
+            return &super::kernel_avx2::KERNEL;
+        }
+    }
+    &super::kernel_portable::KERNEL
+}
+
+/// Every kernel that this machine can run.
+#[cfg(test)]
+pub(super) fn available() -> Vec<&'static Kernel> {
+    let mut all = vec![&super::kernel_portable::KERNEL];
+    #[cfg(target_arch = "x86_64")]
+    {
+        if super::kernel_avx2::is_available() {
+            all.push(&super::kernel_avx2::KERNEL);
+        }
+        if super::kernel_avx512::is_available() {
+            all.push(&super::kernel_avx512::KERNEL);
+        }
+    }
+    all
+}

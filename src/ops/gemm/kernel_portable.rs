@@ -1,0 +1,75 @@
+//! The register tile in plain Rust, for machines whose vectors the compiler knows (NEON, SSE2): 4 rows by 16 columns.
+
+use super::epilogue::Finish;
+use super::kernel::{Kernel, PANEL, Start, Tile};
+use super::pack;
+
+pub(super) static KERNEL: Kernel = Kernel {
+    name: "portable",
+    rows: ROWS,
+    chunk: 384,
+    tile,
+    pack_rows: pack::copy::<ROWS>,
+    pack_columns: pack::copy::<PANEL>,
+    finish,
+};
+
+const ROWS: usize = 4;
+const WIDTH: usize = 16;
+
+/// A fused multiply-add is fast only where it is an instruction.
+#[inline(always)]
+fn multiply_add(a: f32, b: f32, sum: f32) -> f32 {
+    if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
+        a.mul_add(b, sum)
+    } else {
+        a * b + sum
+    }
+}
+
+unsafe fn tile(t: &Tile) {
+    type Sized = unsafe fn(&Tile, usize);
+    static SIZES: [Sized; ROWS] = [sized::<1>, sized::<2>, sized::<3>, sized::<4>];
+    for first in (0..t.columns).step_by(WIDTH) {
+        // SAFETY: the caller vouches for the memory; the entry is the one for this tile's height.
+        unsafe { SIZES[t.rows - 1](t, first) }
+    }
+}
+
+/// Columns `first..first + 16` of the tile.
+///
+/// # Safety
+/// The memory is as [`Tile`] says, and `rows` is R.
+unsafe fn sized<const R: usize>(t: &Tile, first: usize) {
+    let mut sums = [[0f32; WIDTH]; R];
+    for p in 0..t.k {
+        // SAFETY: p < k, so 32 values of B and R of A are valid.
+        unsafe {
+            let columns = t.b.add(p * PANEL + first).cast::<[f32; WIDTH]>().read_unaligned();
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let x = *t.a.add(i * t.a_row_stride + p * t.a_step);
+                for (sum, column) in sums.iter_mut().zip(columns) {
+                    *sum = multiply_add(x, column, *sum);
+                }
+            }
+        }
+    }
+    let columns = (t.columns - first).min(WIDTH);
+    for (i, sums) in sums.iter().enumerate() {
+        for (j, sum) in sums.iter().enumerate().take(columns) {
+            // SAFETY: i < rows and first + j < columns.
+            unsafe {
+                let c = t.c.add(i * t.c_row_stride + first + j);
+                *c = match t.start {
+                    Start::Overwrite => t.alpha * sum,
+                    Start::Add => multiply_add(t.alpha, *sum, *c),
+                };
+            }
+        }
+    }
+}
+
+unsafe fn finish(tile: &Finish) {
+    // SAFETY: the caller's promise.
+    unsafe { tile.apply() }
+}
