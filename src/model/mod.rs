@@ -1,1 +1,17 @@
-//! Models in HF's layout: explicit forward and backward walks over nn layers.
+//! Models in Hugging Face's layout: explicit forward and backward walks over nn layers, loading and saving.
+
+pub mod adapter;
+pub mod config;
+pub mod lora;
+pub mod names;
+pub mod report;
+pub mod vit;
+pub mod weights;
+
+mod build;
+
+pub use crate::ops::dropout::DropoutNames;
+pub use config::VitConfig;
+pub use lora::LoraConfig;
+pub use report::LoadReport;
+pub use vit::{Training, Vit};

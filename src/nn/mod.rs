@@ -1,1 +1,18 @@
 //! Layers: forward and backward side by side, built only from ops.
+//!
+//! A layer holds its weights as views; where a weight is trained, a view of the flat gradient buffer lies beside it and
+//! `backward` adds to it. What backward needs of forward is returned by forward and handed to backward by the model.
+
+pub mod block;
+pub mod embeddings;
+pub mod linear;
+pub mod low_rank;
+pub mod norm;
+pub mod self_attention;
+
+pub use block::{Block, BlockKept, Mlp, Tokens};
+pub use embeddings::Embeddings;
+pub use linear::{Linear, Weight};
+pub use low_rank::LowRank;
+pub use norm::LayerNorm;
+pub use self_attention::{Below, Projection, SelfAttention};

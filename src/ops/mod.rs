@@ -1,6 +1,24 @@
-//! Primitives: one file each, every device behind one function.
+//! Primitives on candle tensors: one file each, the CPU and later CUDA behind one plain function.
+//!
+//! Nothing above this layer looks at a device or a storage. Shapes are in the names of arguments (legend: b images,
+//! s tokens, d width, n rows = b·s, i inputs, o outputs, r rank, h heads, c classes). Results depend neither on the
+//! number of threads nor on the instruction set's width: every sum has a fixed order.
 
-pub mod jpeg;
-pub mod resample;
-pub mod webp;
+pub mod adamw;
+pub mod attention;
+pub mod cross_entropy;
+pub mod dropout;
+pub mod gelu;
 pub mod gemm;
+pub mod jpeg;
+pub mod layer_norm;
+pub mod matmul;
+pub mod patches;
+pub mod reduce;
+pub mod resample;
+pub mod residual;
+pub mod storage;
+pub mod webp;
+
+mod lanes;
+mod math;

@@ -1,5 +1,9 @@
-//! Flat parameters and what moves them.
+//! What is trained and how it moves: flat parameters, AdamW, clipping, the learning rate's schedule.
 
+pub mod adamw;
+pub mod parameters;
 mod schedule;
 
+pub use adamw::{AdamW, AdamWConfig};
+pub use parameters::{Decay, Parameter, Parameters};
 pub use schedule::LearningRate;

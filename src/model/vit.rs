@@ -1,0 +1,272 @@
+//! The vision transformer (Dosovitskiy et al. 2020) as Hugging Face's ViTForImageClassification computes it: an explicit
+//! walk up its blocks and down again.
+//!
+//! Computed and kept is only what the result or a trained parameter needs: nothing below the lowest trained block is kept
+//! or gets a gradient, and the last block works on CLS alone, which is all that the classifier reads.
+
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+
+use super::build::{self, Parts, Source};
+use super::names;
+use super::weights::{self, Checkpoint};
+use super::{LoadReport, LoraConfig, VitConfig};
+use crate::error::{Error, IoContext, Result};
+use crate::nn::{Below, Block, BlockKept, Embeddings, LayerNorm, Linear};
+use crate::ops::dropout::DropoutNames;
+use crate::ops::layer_norm::Moments;
+use crate::ops::storage::tensor;
+use crate::optim::Parameters;
+
+/// Which parameters are trained.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Training {
+    /// Adapters and the classifier.
+    Lora(LoraConfig),
+    /// Everything.
+    Full,
+    /// The classifier.
+    Head,
+}
+
+pub struct Vit {
+    pub(super) config: VitConfig,
+    pub(super) training: Training,
+    pub(super) parameters: Parameters,
+    embeddings: Embeddings,
+    pub(super) blocks: Vec<Block>,
+    norm: LayerNorm,
+    classifier: Linear,
+    /// Every tensor of the model under its file name; views of the layers' weights.
+    pub(super) named: Vec<(String, Tensor)>,
+    kept: Option<Kept>,
+}
+
+/// What backward needs of the last forward.
+struct Kept {
+    patches_btk: Option<Tensor>,
+    /// From the lowest trained block on.
+    blocks: Vec<BlockKept>,
+    x_b1d: Tensor,
+    moments: Moments,
+    features_b1d: Tensor,
+    names: Option<OwnedNames>,
+}
+
+struct OwnedNames {
+    seed: u64,
+    epoch: u32,
+    samples: Vec<u64>,
+}
+
+impl Vit {
+    /// Loads a checkpoint directory (`config.json` and safetensors) for these classes.
+    ///
+    /// A classifier of another size, or none, is replaced by a new one: normal(0, 0.02), bias 0, from `seed`. Adapters
+    /// start so that the model computes what the checkpoint computes. Errors: not a ViT, tensors missing or of the
+    /// wrong shape, no safetensors.
+    pub fn load(
+        dir: &Path,
+        classes: &[String],
+        training: &Training,
+        seed: u64,
+        device: &Device,
+    ) -> Result<(Vit, LoadReport)> {
+        let mut config = VitConfig::read(dir)?;
+        config.classes = classes.to_vec();
+        let checkpoint = Checkpoint::open(dir, "model", names::in_file)?;
+        Vit::assemble(config, training, Source::File(checkpoint), seed, device)
+    }
+
+    /// A model with random weights, for `config.classes`.
+    pub fn random(config: VitConfig, training: &Training, seed: u64, device: &Device) -> Result<Vit> {
+        Ok(Vit::assemble(config, training, Source::Random, seed, device)?.0)
+    }
+
+    pub fn config(&self) -> &VitConfig {
+        &self.config
+    }
+
+    pub fn training(&self) -> &Training {
+        &self.training
+    }
+
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// In peft's words: `trainable params`.
+    pub fn trainable_count(&self) -> usize {
+        build::counts(&self.config, &self.training).0
+    }
+
+    /// In peft's words: `all params`.
+    pub fn total_count(&self) -> usize {
+        build::counts(&self.config, &self.training).1
+    }
+
+    /// pixels[b,c,h,w], normalized → logits [b,classes]. Keeps what [`Vit::backward`] needs. Without `dropout` none is done.
+    pub fn forward(&mut self, pixels_bchw: &Tensor, dropout: Option<&DropoutNames>) -> Result<Tensor> {
+        self.kept = None;
+        let b = self.images(pixels_bchw)?;
+        if b == 0 {
+            return self.no_logits();
+        }
+        if let Some(names) = dropout.filter(|names| names.samples.len() != b) {
+            let what = format!("{} sample names for {b} images", names.samples.len());
+            return Err(Error::Tensor(candle_core::Error::Msg(what)));
+        }
+        let lowest = self.lowest();
+        let (mut x, patches_btk) = self.embeddings.forward(pixels_bchw)?;
+        let mut kept_blocks = Vec::with_capacity(self.blocks.len() - lowest);
+        for (i, block) in self.blocks.iter().enumerate() {
+            let (y, kept) = block.forward(&x, dropout)?;
+            if i >= lowest {
+                kept_blocks.push(kept);
+            }
+            x = y;
+        }
+        let (features_b1d, moments) = self.norm.forward(&x)?;
+        let logits = self.classifier.forward(&features_b1d)?.squeeze(1)?;
+        self.kept = Some(Kept {
+            patches_btk: (self.training == Training::Full).then_some(patches_btk),
+            blocks: kept_blocks,
+            x_b1d: x,
+            moments,
+            features_b1d,
+            names: dropout.map(|names| OwnedNames {
+                seed: names.seed,
+                epoch: names.epoch,
+                samples: names.samples.to_vec(),
+            }),
+        });
+        Ok(logits)
+    }
+
+    /// Adds the gradients of one [`Vit::forward`], given the loss's gradient with respect to its logits [b,classes].
+    pub fn backward(&mut self, dlogits_bc: &Tensor) -> Result<()> {
+        if dlogits_bc.dims()[0] == 0 {
+            return Ok(());
+        }
+        let Some(mut kept) = self.kept.take() else {
+            let what = "backward without a forward before it".to_owned();
+            return Err(Error::Tensor(candle_core::Error::Msg(what)));
+        };
+        let dlogits_b1c = dlogits_bc.unsqueeze(1)?;
+        self.classifier.backward_weights(&kept.features_b1d, &dlogits_b1c)?;
+        if self.training == Training::Head {
+            return Ok(());
+        }
+        let names = kept.names.as_ref().map(|names| DropoutNames {
+            seed: names.seed,
+            epoch: names.epoch,
+            samples: &names.samples,
+        });
+        let dfeatures = self.classifier.backward(&dlogits_b1c)?;
+        let mut dx = kept.x_b1d.zeros_like()?;
+        self.norm.backward_into(&dx, &dfeatures, &kept.x_b1d, &kept.moments)?;
+        let lowest = self.lowest();
+        for (i, block) in self.blocks.iter().enumerate().skip(lowest).rev() {
+            let block_kept = kept.blocks.pop().expect("one for every block from the lowest on");
+            let below = match i == lowest && self.training != Training::Full {
+                true => Below::NotNeeded,
+                false => Below::Needed,
+            };
+            match block.backward(dx, block_kept, names.as_ref(), below)? {
+                Some(next) => dx = next,
+                None => return Ok(()),
+            }
+        }
+        match &kept.patches_btk {
+            Some(patches_btk) => self.embeddings.backward(&dx, patches_btk),
+            None => Ok(()),
+        }
+    }
+
+    /// pixels[b,c,h,w] → logits [b,classes], keeping nothing.
+    pub fn infer(&self, pixels_bchw: &Tensor) -> Result<Tensor> {
+        if self.images(pixels_bchw)? == 0 {
+            return self.no_logits();
+        }
+        let (mut x, _) = self.embeddings.forward(pixels_bchw)?;
+        for block in &self.blocks {
+            x = block.forward(&x, None)?.0;
+        }
+        let (features_b1d, _) = self.norm.forward(&x)?;
+        Ok(self.classifier.forward(&features_b1d)?.squeeze(1)?)
+    }
+
+    /// Writes `config.json` and `model.safetensors` into `dir`, which exists. Adapters are merged into the weights.
+    pub fn save_full(&self, dir: &Path) -> Result<()> {
+        let path = dir.join("config.json");
+        let json = serde_json::to_string_pretty(&self.config.to_json()).expect("JSON out of JSON");
+        std::fs::write(&path, json + "\n").at("write", &path)?;
+        weights::write(&dir.join("model.safetensors"), &self.merged()?)
+    }
+
+    fn assemble(
+        config: VitConfig,
+        training: &Training,
+        source: Source,
+        seed: u64,
+        device: &Device,
+    ) -> Result<(Vit, LoadReport)> {
+        let Parts {
+            embeddings,
+            blocks,
+            norm,
+            classifier,
+            parameters,
+            named,
+            report,
+        } = build::assemble(&config, training, source, seed, device)?;
+        let vit = Vit {
+            config,
+            training: training.clone(),
+            parameters,
+            embeddings,
+            blocks,
+            norm,
+            classifier,
+            named,
+            kept: None,
+        };
+        Ok((vit, report))
+    }
+
+    /// How many images; an error if they are not of the model's size.
+    fn images(&self, pixels_bchw: &Tensor) -> Result<usize> {
+        let (b, c, h, w) = pixels_bchw.dims4()?;
+        let VitConfig {
+            channels,
+            image_height,
+            image_width,
+            ..
+        } = self.config;
+        if [c, h, w] == [channels, image_height, image_width] {
+            return Ok(b);
+        }
+        Err(Error::model(
+            &self.config.path,
+            format!("it takes images of {channels}x{image_height}x{image_width}, not {c}x{h}x{w}"),
+            "set the size in preprocessor_config.json to the model's image_size",
+        ))
+    }
+
+    fn no_logits(&self) -> Result<Tensor> {
+        tensor(Vec::new(), (0, self.config.classes.len()))
+    }
+
+    /// The lowest block in which, or below which, something is trained.
+    fn lowest(&self) -> usize {
+        match self.training {
+            Training::Full => 0,
+            _ => self
+                .blocks
+                .iter()
+                .position(Block::is_trained)
+                .unwrap_or(self.blocks.len()),
+        }
+    }
+}

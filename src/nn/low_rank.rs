@@ -1,0 +1,71 @@
+//! A low-rank adapter beside a frozen projection: y += scale · dropout(x)·Aᵀ·Bᵀ (Hu et al., LoRA, 2021).
+
+use candle_core::Tensor;
+
+use super::Weight;
+use crate::error::Result;
+use crate::ops::dropout::{Dropout, DropoutNames, add_dropped, dropout};
+use crate::ops::matmul::Factor::{Rows, Transposed};
+use crate::ops::matmul::{self, Write, product_into};
+use crate::ops::reduce;
+
+#[derive(Clone)]
+pub struct LowRank {
+    /// [r,i]
+    pub a: Weight,
+    /// [o,r]
+    pub b: Weight,
+    /// α/r
+    pub scale: f32,
+    pub dropout: Dropout,
+}
+
+impl LowRank {
+    /// Adds to y[b,s,o], which may be columns of a wider tensor; returns u = dropout(x)·Aᵀ [b,s,r] for the backward pass.
+    pub fn forward_into(&self, y_bso: &Tensor, x_bsi: &Tensor, names: Option<&DropoutNames>) -> Result<Tensor> {
+        let u = match self.active(names) {
+            Some(names) => matmul::linear(&dropout(x_bsi, self.dropout, names)?, &self.a.value, None)?,
+            None => matmul::linear(x_bsi, &self.a.value, None)?,
+        };
+        product_into(y_bso, Write::Add, self.scale, Rows(&u), Transposed(&self.b.value))?;
+        Ok(u)
+    }
+
+    /// Adds to the gradients of A and B, and to `dx` if somebody below needs it.
+    ///
+    /// dB += scale·dyᵀ·u, du = scale·dy·B, dA += duᵀ·dropout(x), dx += mask∘(du·A).
+    pub fn backward(
+        &self,
+        dy_bso: &Tensor,
+        x_bsi: &Tensor,
+        u_bsr: &Tensor,
+        names: Option<&DropoutNames>,
+        dx_bsi: Option<&Tensor>,
+    ) -> Result<()> {
+        let names = self.active(names);
+        if let Some(gradient) = &self.b.gradient {
+            product_into(gradient, Write::Add, self.scale, Transposed(dy_bso), Rows(u_bsr))?;
+        }
+        let du = matmul::product(dy_bso, &self.b.value)?;
+        reduce::scale(&du, self.scale)?;
+        if let Some(gradient) = &self.a.gradient {
+            match names {
+                Some(names) => {
+                    let dropped = dropout(x_bsi, self.dropout, names)?;
+                    product_into(gradient, Write::Add, 1.0, Transposed(&du), Rows(&dropped))?
+                }
+                None => product_into(gradient, Write::Add, 1.0, Transposed(&du), Rows(x_bsi))?,
+            }
+        }
+        match (dx_bsi, names) {
+            (Some(dx), None) => product_into(dx, Write::Add, 1.0, Rows(&du), Rows(&self.a.value)),
+            (Some(dx), Some(names)) => add_dropped(dx, &matmul::product(&du, &self.a.value)?, self.dropout, names),
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// No names, or nothing to drop: no dropout.
+    fn active<'a, 'b>(&self, names: Option<&'a DropoutNames<'b>>) -> Option<&'a DropoutNames<'b>> {
+        names.filter(|_| self.dropout.probability > 0.0)
+    }
+}

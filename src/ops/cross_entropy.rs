@@ -1,0 +1,49 @@
+//! Softmax cross-entropy with label smoothing, and its gradient, in f64 (the classes are few).
+
+use candle_core::Tensor;
+
+use super::storage::{refused, tensor, values};
+use crate::error::Result;
+
+pub struct CrossEntropy {
+    /// Σ of the samples' losses.
+    pub sum_loss: f64,
+    /// Loss of each sample, [b].
+    pub losses: Vec<f64>,
+    /// Gradient of `scale`·Σ losses with respect to the logits, [b,c].
+    pub dlogits_bc: Tensor,
+}
+
+/// The target distribution is (1-smoothing) on the label plus smoothing/c on every class (torch's definition).
+///
+/// `scale` is 1 / samples of the whole optimizer step, so that gradients of micro-batches and ranks just add up.
+/// Errors: a label that is no class.
+pub fn cross_entropy(logits_bc: &Tensor, labels: &[u32], smoothing: f64, scale: f64) -> Result<CrossEntropy> {
+    let (b, c) = logits_bc.dims2()?;
+    let logits = values(logits_bc)?;
+    if labels.len() != b {
+        return Err(refused(format!("{} labels for {b} rows of logits", labels.len())));
+    }
+    let mut gradient = Vec::with_capacity(b * c);
+    let mut losses = Vec::with_capacity(b);
+    for (row, &label) in logits.chunks_exact(c).zip(labels) {
+        let label = label as usize;
+        if label >= c {
+            return Err(refused(format!("label {label} with only {c} classes")));
+        }
+        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
+        let total: f64 = row.iter().map(|x| (*x as f64 - largest).exp()).sum();
+        let log_total = largest + total.ln();
+        let mean: f64 = row.iter().map(|x| *x as f64).sum::<f64>() / c as f64;
+        losses.push(log_total - (1.0 - smoothing) * row[label] as f64 - smoothing * mean);
+        gradient.extend(row.iter().enumerate().map(|(class, x)| {
+            let hit = if class == label { 1.0 - smoothing } else { 0.0 };
+            (scale * ((*x as f64 - log_total).exp() - hit - smoothing / c as f64)) as f32
+        }));
+    }
+    Ok(CrossEntropy {
+        sum_loss: losses.iter().sum(),
+        losses,
+        dlogits_bc: tensor(gradient, (b, c))?,
+    })
+}

@@ -1,0 +1,160 @@
+//! The trainable parameters: one flat f32 buffer of values, one of gradients, in a fixed named order.
+//!
+//! Layers hold views of both, so one call reduces, clips, updates or saves everything, and the order is the same on every
+//! rank by construction.
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::error::Result;
+use crate::ops::reduce;
+
+/// Flat buffers and the names of what lies in them, without gaps.
+#[derive(Clone)]
+pub struct Parameters {
+    /// [n] f32
+    pub values: Tensor,
+    /// [n] f32
+    pub gradients: Tensor,
+    pub entries: Vec<Parameter>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameter {
+    /// Hugging Face's name of the tensor.
+    pub name: String,
+    pub shape: Vec<usize>,
+    /// Place of the first value in the buffers.
+    pub start: usize,
+    pub decay: Decay,
+}
+
+/// Whether weight decay moves a parameter: biases and layer norms are spared, as Hugging Face's Trainer does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decay {
+    Decayed,
+    Spared,
+}
+
+impl Parameter {
+    pub fn count(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    pub fn range(&self) -> Range<usize> {
+        self.start..self.start + self.count()
+    }
+}
+
+/// The names and shapes of parameters before their buffers exist.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    pub entries: Vec<Parameter>,
+}
+
+impl Layout {
+    pub fn push(&mut self, name: impl Into<String>, shape: &[usize], decay: Decay) {
+        let start = self.count();
+        self.entries.push(Parameter {
+            name: name.into(),
+            shape: shape.to_vec(),
+            start,
+            decay,
+        });
+    }
+
+    /// Values in all.
+    pub fn count(&self) -> usize {
+        self.entries.last().map_or(0, |last| last.range().end)
+    }
+}
+
+impl Parameters {
+    /// Buffers of zeros.
+    pub fn new(layout: Layout, device: &Device) -> Result<Self> {
+        let n = layout.count();
+        Ok(Parameters {
+            values: Tensor::zeros(n, DType::F32, device)?,
+            gradients: Tensor::zeros(n, DType::F32, device)?,
+            entries: layout.entries,
+        })
+    }
+
+    pub fn count(&self) -> usize {
+        self.values.elem_count()
+    }
+
+    /// Where `name` is among the entries.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.name == name)
+    }
+
+    /// View of entry `i`'s values in its shape.
+    pub fn value(&self, i: usize) -> Result<Tensor> {
+        view(&self.values, &self.entries[i])
+    }
+
+    /// View of entry `i`'s gradient in its shape.
+    pub fn gradient(&self, i: usize) -> Result<Tensor> {
+        view(&self.gradients, &self.entries[i])
+    }
+
+    pub fn zero_gradients(&self) -> Result<()> {
+        reduce::set_zero(&self.gradients)
+    }
+
+    /// Scales the gradients so that their global L2 norm is at most `max_norm`; returns the norm before.
+    ///
+    /// The factor is min(1, max/(norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ has it. `max_norm` = 0 only measures.
+    pub fn clip_gradients(&self, max_norm: f64) -> Result<f64> {
+        let norm = reduce::sum_of_squares(&self.gradients)?.sqrt();
+        let factor = (max_norm / (norm + 1e-6)).min(1.0);
+        if max_norm > 0.0 && factor < 1.0 {
+            reduce::scale(&self.gradients, factor as f32)?;
+        }
+        Ok(norm)
+    }
+
+    /// The ranges that weight decay moves, in order, adjacent ones joined.
+    pub fn decayed_ranges(&self) -> Vec<Range<usize>> {
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        for entry in self.entries.iter().filter(|entry| entry.decay == Decay::Decayed) {
+            match ranges.last_mut() {
+                Some(last) if last.end == entry.start => last.end = entry.range().end,
+                _ => ranges.push(entry.range()),
+            }
+        }
+        ranges
+    }
+}
+
+fn view(flat: &Tensor, entry: &Parameter) -> Result<Tensor> {
+    Ok(flat
+        .narrow(0, entry.start, entry.count())?
+        .reshape(entry.shape.as_slice())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::storage::{update, values};
+
+    #[test]
+    fn views_share_the_flat_buffers_and_clipping_sees_all() {
+        let mut layout = Layout::default();
+        layout.push("a.weight", &[2, 3], Decay::Decayed);
+        layout.push("a.bias", &[2], Decay::Spared);
+        layout.push("b.weight", &[1, 2], Decay::Decayed);
+        let parameters = Parameters::new(layout, &Device::Cpu).unwrap();
+        update(&parameters.gradient(1).unwrap(), |g| g.copy_from_slice(&[3.0, 0.0])).unwrap();
+        update(&parameters.gradient(2).unwrap(), |g| g.copy_from_slice(&[0.0, 4.0])).unwrap();
+        assert_eq!(parameters.decayed_ranges(), [0..6, 8..10]);
+        assert_eq!(parameters.clip_gradients(5.5).unwrap(), 5.0);
+        assert_eq!(values(&parameters.gradients).unwrap()[6..], [3.0, 0.0, 0.0, 4.0]);
+        assert_eq!(parameters.clip_gradients(1.0).unwrap(), 5.0);
+        assert!((parameters.clip_gradients(0.0).unwrap() - 1.0).abs() < 1e-6);
+        parameters.zero_gradients().unwrap();
+        assert_eq!(parameters.clip_gradients(1.0).unwrap(), 0.0);
+    }
+}
