@@ -11,6 +11,7 @@ pub mod weights;
 mod build;
 
 pub use crate::ops::dropout::DropoutNames;
+pub use build::counts;
 pub use config::VitConfig;
 pub use lora::LoraConfig;
 pub use report::LoadReport;

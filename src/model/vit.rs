@@ -92,6 +92,11 @@ impl Vit {
         &self.training
     }
 
+    /// Every tensor of the model without adapters, under its file name, as a view.
+    pub fn tensors(&self) -> &[(String, Tensor)] {
+        &self.named
+    }
+
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
