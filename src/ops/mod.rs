@@ -13,6 +13,7 @@ pub mod gemm;
 pub mod jpeg;
 pub mod layer_norm;
 pub mod matmul;
+pub mod parts;
 pub mod patches;
 pub mod reduce;
 pub mod resample;

@@ -1,0 +1,204 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use super::*;
+use crate::data::Preprocessor;
+use crate::recipe::TransformKind;
+
+/// BMP pictures of one colour, drawn when they are asked for.
+struct Drawn {
+    rows: usize,
+    asked: Arc<AtomicUsize>,
+    bad: fn(usize) -> Bad,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Bad {
+    No,
+    Garbage,
+    NullCell,
+    BrokenShard,
+    Panic,
+    Slow,
+}
+
+impl Samples for Drawn {
+    fn encoded(&self, row: usize) -> Result<Bytes> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        assert!(row < self.rows);
+        match (self.bad)(row) {
+            Bad::No => {}
+            Bad::Garbage => return Ok(Bytes::from_static(b"\xff\xd8\xff no picture")),
+            Bad::NullCell => {
+                return Err(Error::Image {
+                    at: self.origin(row),
+                    what: "no bytes".into(),
+                });
+            }
+            Bad::BrokenShard => return Err(Error::dataset("shard".as_ref(), "broken", "mend it")),
+            Bad::Panic => panic!("row {row} is cursed"),
+            Bad::Slow => std::thread::sleep(Duration::from_millis(30)),
+        }
+        let mut bmp = b"BM\x3a\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x01\0\0\0\x01\0\0\0\x01\0\x18\0".to_vec();
+        bmp.extend([0; 24]);
+        bmp.extend([row as u8, row as u8, row as u8, 0]);
+        Ok(bmp.into())
+    }
+
+    fn label(&self, row: usize) -> u32 {
+        row as u32 + 100
+    }
+
+    fn origin(&self, row: usize) -> String {
+        format!("drawn row {row}")
+    }
+}
+
+fn plan(sizes: &[usize], rows: usize) -> Vec<MicroBatch> {
+    let mut next = 0;
+    let micro_batch = |&size: &usize| {
+        let rows = (next..next + size).map(|row| (row * 7 % rows) as u32).collect();
+        next += size;
+        MicroBatch { epoch: 3, rows }
+    };
+    sizes.iter().map(micro_batch).collect()
+}
+
+fn loader(rows: usize, sizes: &[usize], threads: usize, on_bad_image: OnBadImage, bad: fn(usize) -> Bad) -> Loader {
+    let preprocessor = Preprocessor::parse(r#"{"size": 4}"#).unwrap();
+    let config = LoaderConfig {
+        transform: Transform::new(&preprocessor, TransformKind::Train),
+        seed: 1,
+        threads,
+        prefetch_batches: 2,
+        on_bad_image,
+    };
+    let drawn = Drawn {
+        rows,
+        asked: Arc::default(),
+        bad,
+    };
+    Loader::new(drawn, plan(sizes, rows).into_iter(), config).unwrap()
+}
+
+/// Row, label and value of a sample.
+type Named = (u64, u32, f32);
+
+/// Batch by batch.
+fn all(mut loader: Loader) -> (Vec<Vec<Named>>, Vec<BadImage>) {
+    let mut batches = Vec::new();
+    while let Some(batch) = loader.next().unwrap() {
+        assert_eq!(batch.epoch, 3);
+        assert_eq!(batch.pixels_bchw.dims(), [batch.samples.len(), 3, 4, 4]);
+        let values = batch.pixels_bchw.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let first = values.chunks(48).map(|sample| {
+            assert!(sample.iter().all(|value| *value == sample[0]));
+            sample[0]
+        });
+        let named = batch.samples.into_iter().zip(batch.labels).zip(first);
+        batches.push(named.map(|((row, label), value)| (row, label, value)).collect());
+    }
+    (batches, loader.bad_images())
+}
+
+#[test]
+fn batches_come_in_the_order_of_the_plan_whoever_decodes() {
+    let sizes = [5, 1, 0, 8, 3, 0];
+    let expected: Vec<Vec<Named>> = plan(&sizes, 40)
+        .into_iter()
+        .map(|batch| {
+            let named = |row: u32| (row as u64, row + 100, (row as f32 / 255.0 - 0.5) / 0.5);
+            batch.rows.into_iter().map(named).collect()
+        })
+        .collect();
+    let slow = |row: usize| if row.is_multiple_of(11) { Bad::Slow } else { Bad::No };
+    for threads in [1, 2, 7] {
+        let (got, bad) = all(loader(40, &sizes, threads, OnBadImage::Skip, slow));
+        assert_eq!(got, expected, "{threads} threads");
+        assert!(bad.is_empty());
+    }
+}
+
+#[test]
+fn bad_pictures_are_left_out_and_named() {
+    let bad = |row: usize| match row {
+        0 | 7 => Bad::Garbage,
+        14 => Bad::NullCell,
+        _ => Bad::No,
+    };
+    let (batches, bad) = all(loader(30, &[2, 4, 3], 2, OnBadImage::Skip, bad));
+    let rows: Vec<Vec<u64>> = batches
+        .iter()
+        .map(|b| b.iter().map(|(row, ..)| *row).collect())
+        .collect();
+    assert_eq!(rows, [vec![], vec![21, 28, 5], vec![12, 19, 26]]);
+    // What is left in a batch has moved up with its values.
+    assert_eq!(batches[1][0], (21, 121, (21.0 / 255.0 - 0.5) / 0.5));
+    let named: Vec<(usize, &str)> = bad.iter().map(|bad| (bad.row, bad.origin.as_str())).collect();
+    assert_eq!(named, [(0, "drawn row 0"), (7, "drawn row 7"), (14, "drawn row 14")]);
+    assert!(bad[0].cause.contains("truncated"), "{}", bad[0].cause);
+    assert_eq!(bad[2].cause, "no bytes");
+}
+
+#[test]
+fn fatal_trouble_ends_the_run_in_its_batch() {
+    for (trouble, on_bad_image, words) in [
+        (
+            (|row| if row == 21 { Bad::Garbage } else { Bad::No }) as fn(usize) -> Bad,
+            OnBadImage::Error,
+            "drawn row 21",
+        ),
+        (
+            |row| if row == 21 { Bad::BrokenShard } else { Bad::No },
+            OnBadImage::Skip,
+            "broken",
+        ),
+        (
+            |row| if row == 21 { Bad::Panic } else { Bad::No },
+            OnBadImage::Skip,
+            "row 21 is cursed",
+        ),
+    ] {
+        let mut loader = loader(30, &[2, 2, 2, 2], 2, on_bad_image, trouble);
+        assert_eq!(loader.next().unwrap().unwrap().samples, [0, 7]);
+        let error = loader.next().err().expect("row 21 is in the second batch").to_string();
+        assert!(error.contains(words), "{error}");
+        assert!(loader.next().unwrap().is_none());
+    }
+}
+
+#[test]
+fn a_plan_that_panics_is_an_error_too() {
+    let preprocessor = Preprocessor::parse(r#"{"size": 4}"#).unwrap();
+    let config = LoaderConfig {
+        transform: Transform::new(&preprocessor, TransformKind::Eval),
+        seed: 1,
+        threads: 3,
+        prefetch_batches: 2,
+        on_bad_image: OnBadImage::Skip,
+    };
+    let drawn = Drawn {
+        rows: 1,
+        asked: Arc::default(),
+        bad: |_| Bad::No,
+    };
+    let plan = std::iter::from_fn(|| -> Option<MicroBatch> { panic!("no plan") });
+    let mut loader = Loader::new(drawn, plan, config).unwrap();
+    let error = loader.next().err().expect("there is no plan").to_string();
+    assert!(error.contains("no plan"), "{error}");
+}
+
+#[test]
+fn no_more_is_decoded_ahead_than_allowed_and_dropping_ends_everything() {
+    let mut loader = loader(30, &[3; 1000], 2, OnBadImage::Skip, |_| Bad::No);
+    loader.next().unwrap();
+    let start = Instant::now();
+    // One batch is out, two may be in the making.
+    while loader.statistics().images < 9 && start.elapsed() < Duration::from_secs(20) {
+        std::thread::yield_now();
+    }
+    std::thread::sleep(Duration::from_millis(20));
+    let statistics = loader.statistics();
+    assert_eq!((statistics.images, statistics.bytes), (9, 9 * 58));
+    drop(loader); // returns although the threads are waiting
+}
