@@ -1,0 +1,485 @@
+//! Which files of a dataset belong to which split.
+//!
+//! In this order: a directory of `save_to_disk`; the patterns of the README; Hub shards `data/{split}-NNNNN-of-NNNNN`; the
+//! conversion branch's `{config}/{split}/0000.parquet`; split keywords in directories; in file names; else all is train.
+//! Nothing is opened here but small text files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::card::Config;
+use super::features::Features;
+use super::keywords::{self, Place};
+use super::saved;
+use super::walk::{self, Listing};
+use crate::error::{Error, IoContext, Result};
+
+/// The files of a dataset by split.
+#[derive(Debug)]
+pub(super) struct Layout {
+    /// What the user named.
+    pub path: PathBuf,
+    /// What the files' names are relative to.
+    pub root: PathBuf,
+    pub kind: Kind,
+    /// Standard splits first; none is without files.
+    pub splits: Vec<SplitFiles>,
+    /// Column types declared beside the shards.
+    pub features: Option<Features>,
+    /// Everything below `root`; empty for a single file and for `save_to_disk`.
+    pub listing: Listing,
+    /// What was left out, in words.
+    pub notes: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Parquet and Arrow shards.
+    Tables,
+    /// Image files in class directories, or described by metadata files.
+    Images,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SplitFiles {
+    pub name: String,
+    /// Relative to the root, in the order of their rows.
+    pub files: Vec<String>,
+}
+
+/// What Pillow reads: everything else in an image folder is ignored.
+const IMAGE_EXTENSIONS: [&str; 21] = [
+    "jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "bmp", "dib", "webp", "tif", "tiff", "ppm", "pgm", "pbm",
+    "pnm", "jp2", "j2k", "tga", "ico", "avif",
+];
+
+pub(super) const METADATA_NAMES: [&str; 3] = ["metadata.csv", "metadata.jsonl", "metadata.parquet"];
+
+impl Layout {
+    pub fn discover(path: &Path, config: Option<&str>) -> Result<Layout> {
+        let kind = std::fs::metadata(path).at("open dataset", path)?;
+        if kind.is_file() {
+            return single_file(path);
+        }
+        if let Some(layout) = saved::read(path)? {
+            return Ok(layout);
+        }
+        let listing = walk::list(path)?;
+        let card = Config::read(path, config)?;
+        let features = card.as_ref().and_then(|card| card.features.clone());
+        let kind = kind_of(&listing).ok_or_else(|| nothing_to_read(path, &listing))?;
+
+        let (splits, config_used) = match &card {
+            Some(Config {
+                data_files: Some(patterns),
+                data_dir,
+                ..
+            }) => (by_patterns(path, &listing, kind, data_dir.as_deref(), patterns)?, true),
+            Some(Config {
+                data_dir: Some(directory),
+                ..
+            }) => (
+                by_names(path, &files_of(&listing, kind, &format!("{directory}/")), None)?,
+                true,
+            ),
+            _ => (by_names(path, &files_of(&listing, kind, ""), config)?, card.is_some()),
+        };
+        if let (Some(config), false, Kind::Images) = (config, config_used, kind) {
+            return Err(Error::dataset(
+                path,
+                format!("there is no configuration `{config}`: image folders have none"),
+                "leave --dataset-config-name out",
+            ));
+        }
+        if splits.is_empty() {
+            return Err(nothing_to_read(path, &listing));
+        }
+        let mut layout = Layout {
+            path: path.to_owned(),
+            root: path.to_owned(),
+            kind,
+            splits,
+            features,
+            listing,
+            notes: Vec::new(),
+        };
+        layout.note_what_is_left_out();
+        Ok(layout)
+    }
+
+    /// The split of that name, or of an alias of it.
+    pub fn split(&self, name: &str) -> Result<&SplitFiles> {
+        let exact = self.splits.iter().find(|split| split.name == name);
+        let meant = keywords::canonical(name);
+        exact
+            .or_else(|| {
+                self.splits
+                    .iter()
+                    .find(|split| keywords::canonical(&split.name) == meant)
+            })
+            .ok_or_else(|| {
+                let names: Vec<&str> = self.splits.iter().map(|split| split.name.as_str()).collect();
+                Error::dataset(
+                    &self.path,
+                    format!("there is no split `{name}`"),
+                    format!("choose one that exists: {}", names.join(", ")),
+                )
+            })
+    }
+
+    fn note_what_is_left_out(&mut self) {
+        let used: BTreeSet<&str> = self
+            .splits
+            .iter()
+            .flat_map(|split| &split.files)
+            .map(String::as_str)
+            .collect();
+        let left: Vec<&str> = self
+            .listing
+            .files
+            .iter()
+            .map(String::as_str)
+            .filter(|file| !used.contains(file))
+            .collect();
+        let readable = |file: &&&str| is_of_kind(file, self.kind);
+        let other = |file: &&&str| !is_of_kind(file, self.kind) && !is_documentation(file);
+        let mut notes = Vec::new();
+        notes.extend(listed(
+            "files belong to no split and are left out",
+            left.iter().filter(readable),
+        ));
+        let unread = match self.kind {
+            Kind::Tables => "files are neither Parquet nor Arrow and are ignored",
+            Kind::Images => "files are not images and are ignored",
+        };
+        notes.extend(listed(unread, left.iter().filter(other)));
+        notes.extend(listed(
+            "links lead nowhere or into a circle",
+            self.listing.dead_links.iter(),
+        ));
+        self.notes = notes;
+    }
+}
+
+/// "3 {what}: a, b, c", naming the first few; `None` for none.
+pub(super) fn listed<S: AsRef<str>>(what: &str, files: impl Iterator<Item = S>) -> Option<String> {
+    const NAMED: usize = 5;
+    let files: Vec<S> = files.collect();
+    let named: Vec<&str> = files.iter().take(NAMED).map(AsRef::as_ref).collect();
+    let dots = if files.len() > NAMED { ", …" } else { "" };
+    (!files.is_empty()).then(|| format!("{} {what}: {}{dots}", files.len(), named.join(", ")))
+}
+
+fn single_file(path: &Path) -> Result<Layout> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if !is_of_kind(&name, Kind::Tables) {
+        return Err(Error::dataset(
+            path,
+            "the file's name ends neither in .parquet nor in .arrow",
+            "give a directory, or a Parquet or Arrow file",
+        ));
+    }
+    Ok(Layout {
+        path: path.to_owned(),
+        root: path.parent().unwrap_or(Path::new("")).to_owned(),
+        kind: Kind::Tables,
+        splits: vec![SplitFiles {
+            name: "train".to_owned(),
+            files: vec![name],
+        }],
+        features: None,
+        listing: Listing::default(),
+        notes: Vec::new(),
+    })
+}
+
+/// Shards win over images: a dataset's repository may well show pictures of itself.
+fn kind_of(listing: &Listing) -> Option<Kind> {
+    let has = |kind| {
+        listing
+            .files
+            .iter()
+            .any(|file| is_of_kind(file, kind) && !is_metadata(file))
+    };
+    [Kind::Tables, Kind::Images].into_iter().find(|&kind| has(kind))
+}
+
+pub(super) fn is_metadata(file: &str) -> bool {
+    METADATA_NAMES.contains(&file.rsplit('/').next().unwrap_or(file))
+}
+
+pub(super) fn is_image(file: &str) -> bool {
+    let extension = file
+        .rsplit_once('.')
+        .map(|(_, extension)| extension.to_ascii_lowercase());
+    extension.is_some_and(|extension| IMAGE_EXTENSIONS.contains(&extension.as_str()))
+}
+
+fn is_of_kind(file: &str, kind: Kind) -> bool {
+    match kind {
+        Kind::Tables => file.ends_with(".parquet") || file.ends_with(".arrow"),
+        Kind::Images => is_image(file) || is_metadata(file),
+    }
+}
+
+/// Files that belong to every dataset and need no mention.
+fn is_documentation(file: &str) -> bool {
+    let name = file.rsplit('/').next().unwrap_or(file).to_ascii_lowercase();
+    let known = [
+        "dataset_info.json",
+        "dataset_infos.json",
+        "state.json",
+        "dataset_dict.json",
+    ];
+    name.ends_with(".md") || name.starts_with("license") || known.contains(&name.as_str())
+}
+
+fn files_of<'a>(listing: &'a Listing, kind: Kind, prefix: &str) -> Vec<&'a str> {
+    let prefix = prefix.trim_start_matches("./");
+    let files = listing.files.iter().map(String::as_str);
+    files
+        .filter(|file| file.starts_with(prefix) && is_of_kind(file, kind))
+        .collect()
+}
+
+fn nothing_to_read(path: &Path, listing: &Listing) -> Error {
+    Error::dataset(
+        path,
+        format!(
+            "none of its {} files is a Parquet or Arrow shard or an image",
+            listing.files.len()
+        ),
+        "give a directory in the Hub's layout, one written by save_to_disk, or a folder of images in class directories",
+    )
+}
+
+/// The splits that the README's patterns make.
+fn by_patterns(
+    path: &Path,
+    listing: &Listing,
+    kind: Kind,
+    data_dir: Option<&str>,
+    entries: &[(String, Vec<String>)],
+) -> Result<Vec<SplitFiles>> {
+    let card = path.join("README.md");
+    let options = glob::MatchOptions {
+        case_sensitive: true,
+        require_literal_separator: true,
+        require_literal_leading_dot: false,
+    };
+    let mut splits = Vec::new();
+    for (split, patterns) in entries {
+        let mut files: Vec<String> = Vec::new();
+        let mut shards = Vec::new();
+        for pattern in patterns {
+            let wrong = |what: &str| {
+                Error::dataset(
+                    &card,
+                    format!("the path `{pattern}` of split `{split}` {what}"),
+                    "correct data_files in the README, or complete the download",
+                )
+            };
+            let mut full = pattern.trim_start_matches("./").to_owned();
+            if let Some(directory) = data_dir {
+                full = format!("{}/{full}", directory.trim_start_matches("./").trim_end_matches('/'));
+            }
+            let compiled = glob::Pattern::new(&full).map_err(|_| wrong("is not a pattern"))?;
+            let matches: Vec<&str> = listing
+                .files
+                .iter()
+                .map(String::as_str)
+                .filter(|file| compiled.matches_with(file, options))
+                .collect();
+            if matches.is_empty() {
+                return Err(wrong("meets no file"));
+            }
+            let readable: Vec<&str> = matches.into_iter().filter(|file| is_of_kind(file, kind)).collect();
+            if readable.is_empty() {
+                return Err(wrong(
+                    "meets only files that are neither Parquet nor Arrow shards nor images",
+                ));
+            }
+            if full.contains(['*', '?', '[']) {
+                shards.extend(readable.iter().copied());
+            }
+            for file in readable {
+                if !files.iter().any(|known| known == file) {
+                    files.push(file.to_owned());
+                }
+            }
+        }
+        // Shards that are named one by one may be a part on purpose.
+        check_shards_are_complete(path, &shards)?;
+        splits.push(SplitFiles {
+            name: split.clone(),
+            files,
+        });
+    }
+    Ok(splits)
+}
+
+/// The splits that the names of files and directories make.
+fn by_names(path: &Path, files: &[&str], config: Option<&str>) -> Result<Vec<SplitFiles>> {
+    let mut splits = hub_shards(files);
+    if splits.is_empty() {
+        splits = conversion_branch(path, files, config)?;
+    }
+    for place in [Place::Directory, Place::FileName] {
+        if splits.is_empty() {
+            let assigned = keywords::assign(files, place).into_iter();
+            splits = assigned.map(|(name, files)| split_of(name, &files)).collect();
+        }
+    }
+    if splits.is_empty() && !files.is_empty() {
+        splits.push(split_of("train", files));
+    }
+    splits.sort_by(|a, b| keywords::sort_key(&a.name).cmp(&keywords::sort_key(&b.name)));
+    for split in &splits {
+        check_shards_are_complete(path, &split.files.iter().map(String::as_str).collect::<Vec<_>>())?;
+    }
+    Ok(splits)
+}
+
+fn split_of(name: &str, files: &[&str]) -> SplitFiles {
+    SplitFiles {
+        name: name.to_owned(),
+        files: files.iter().map(|&file| file.to_owned()).collect(),
+    }
+}
+
+/// `data/{split}-NNNNN-of-NNNNN*`
+fn hub_shards(files: &[&str]) -> Vec<SplitFiles> {
+    let mut by_split: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for file in files {
+        if let Some(name) = file.strip_prefix("data/")
+            && !name.contains('/')
+            && let Some(shard) = ShardName::parse(name)
+        {
+            by_split.entry(shard.prefix).or_default().push(file);
+        }
+    }
+    by_split
+        .into_iter()
+        .map(|(split, files)| split_of(split, &files))
+        .collect()
+}
+
+/// `{config}/{split}/0000.parquet`, or `{split}/0000.parquet` where a configuration's directory itself was given.
+fn conversion_branch(path: &Path, files: &[&str], config: Option<&str>) -> Result<Vec<SplitFiles>> {
+    let mut by_config: BTreeMap<&str, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
+    for file in files {
+        let parts: Vec<&str> = file.split('/').collect();
+        let (config, split, name) = match parts.as_slice() {
+            [config, split, name] => (*config, split, name),
+            [split, name] => ("", split, name),
+            _ => return Ok(Vec::new()),
+        };
+        let number = name.strip_suffix(".parquet").unwrap_or("");
+        if number.len() != 4 || !number.bytes().all(|b| b.is_ascii_digit()) {
+            return Ok(Vec::new());
+        }
+        by_config
+            .entry(config)
+            .or_default()
+            .entry(split)
+            .or_default()
+            .push(file);
+    }
+    let names: Vec<&str> = by_config.keys().copied().collect();
+    let chosen = match (config, names.as_slice()) {
+        (_, []) => return Ok(Vec::new()),
+        (Some(config), _) if by_config.contains_key(config) => config,
+        (None, [only]) => only,
+        (None, names) if names.contains(&"default") => "default",
+        (given, _) => {
+            return Err(Error::dataset(
+                path,
+                match given {
+                    Some(config) => format!("there is no configuration `{config}`"),
+                    None => format!("there are {} configurations", names.len()),
+                },
+                format!("choose one with --dataset-config-name: {}", names.join(", ")),
+            ));
+        }
+    };
+    let splits = by_config.remove(chosen).unwrap_or_default();
+    for (split, files) in &splits {
+        let last = files.len() - 1;
+        if !files[last].ends_with(&format!("{last:04}.parquet")) {
+            return Err(Error::dataset(
+                path,
+                format!(
+                    "split `{split}` has {} shards, but the last one is called {}",
+                    files.len(),
+                    files[last]
+                ),
+                "complete the download",
+            ));
+        }
+    }
+    Ok(splits.iter().map(|(split, files)| split_of(split, files)).collect())
+}
+
+/// `{prefix}-{number}-of-{total}{rest}`, both numbers with five digits.
+struct ShardName<'a> {
+    prefix: &'a str,
+    number: usize,
+    total: usize,
+    rest: &'a str,
+}
+
+impl ShardName<'_> {
+    fn parse(file: &str) -> Option<ShardName<'_>> {
+        const DIGITS: usize = 5;
+        let number = |text: &str| match text.len() == DIGITS && text.bytes().all(|b| b.is_ascii_digit()) {
+            true => text.parse().ok(),
+            false => None,
+        };
+        let middle = file.rfind("-of-")?;
+        let (before, after) = (&file[..middle], &file[middle + "-of-".len()..]);
+        let (prefix, index) = before.rsplit_once('-')?;
+        Some(ShardName {
+            prefix,
+            number: number(index)?,
+            total: number(after.get(..DIGITS)?)?,
+            rest: &after[DIGITS..],
+        })
+    }
+}
+
+/// Every sequence NNNNN-of-NNNNN must have all its members.
+fn check_shards_are_complete(path: &Path, files: &[&str]) -> Result<()> {
+    let mut sequences: BTreeMap<(&str, usize), BTreeSet<usize>> = BTreeMap::new();
+    for shard in files.iter().filter_map(|file| ShardName::parse(file)) {
+        sequences
+            .entry((shard.prefix, shard.total))
+            .or_default()
+            .insert(shard.number);
+    }
+    for ((prefix, total), numbers) in &sequences {
+        let missing: Vec<usize> = (0..*total).filter(|number| !numbers.contains(number)).collect();
+        if let Some(first) = missing.first() {
+            let rest = files
+                .iter()
+                .filter_map(|file| ShardName::parse(file))
+                .find(|shard| shard.prefix == *prefix);
+            let rest = rest.map_or(".parquet", |shard| shard.rest);
+            return Err(Error::dataset(
+                path,
+                format!(
+                    "{} of {total} shards are missing, the first is {prefix}-{first:05}-of-{total:05}{rest}",
+                    missing.len()
+                ),
+                "complete the download",
+            ));
+        }
+        if let Some((_, other)) = sequences.keys().find(|(name, other)| name == prefix && other != total) {
+            return Err(Error::dataset(
+                path,
+                format!("{prefix} has shards of two sequences, -of-{total:05} and -of-{other:05}"),
+                "remove the older ones, or their rows count twice",
+            ));
+        }
+    }
+    Ok(())
+}
