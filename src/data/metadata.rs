@@ -42,22 +42,26 @@ fn parquet(path: &Path, file_column: &str, columns: &Columns) -> Result<Describe
 }
 
 fn csv(path: &Path, file_column: &str, columns: &Columns) -> Result<Described> {
-    let broken = |error: csv::Error| Error::dataset(path, error.to_string(), "correct the CSV file");
-    let mut reader = csv::Reader::from_path(path).map_err(broken)?;
-    let mut names: Vec<String> = reader.headers().map_err(broken)?.iter().map(str::to_owned).collect();
-    if let Some(first) = names.first_mut() {
-        *first = first.trim_start_matches('\u{feff}').to_owned();
-    }
+    let text = std::fs::read(path).at("read", path)?;
+    let mut records = csv_records(&text).into_iter();
+    let names = records.next().unwrap_or_default();
     let label_column = choose(path, &names, file_column, columns)?;
     let place = |name: &str| names.iter().position(|column| column == name);
     let (file_place, label_place) = (place(file_column), place(&label_column));
     let (mut file_names, mut texts) = (Vec::new(), Vec::new());
-    for record in reader.records() {
-        let record = record.map_err(broken)?;
-        let field = |place: Option<usize>| {
-            let text = record.get(place?)?;
-            (!text.is_empty()).then(|| text.to_owned())
-        };
+    for (row, record) in records.enumerate() {
+        if record.len() != names.len() {
+            return Err(Error::dataset(
+                path,
+                format!(
+                    "row {row} has {} fields, but there are {} columns",
+                    record.len(),
+                    names.len()
+                ),
+                "correct the CSV file",
+            ));
+        }
+        let field = |place: Option<usize>| record.get(place?).filter(|text| !text.is_empty()).cloned();
         file_names.push(field(file_place));
         texts.push(field(label_place));
     }
@@ -71,6 +75,35 @@ fn csv(path: &Path, file_column: &str, columns: &Columns) -> Result<Described> {
         labels: numbers.map_or(Labels::Names(texts), Labels::Numbers),
         other_columns: others(names, file_column, &label_column),
     })
+}
+
+/// The records of a CSV text; empty lines make none.
+fn csv_records(mut text: &[u8]) -> Vec<Vec<String>> {
+    use csv_core::ReadRecordResult::*;
+    let mut reader = csv_core::Reader::new();
+    let mut records = Vec::new();
+    let (mut fields, mut ends) = (vec![0; text.len()], vec![0; 64]);
+    let (mut fields_end, mut ends_end) = (0, 0);
+    loop {
+        let (result, read, written, ended) = reader.read_record(text, &mut fields[fields_end..], &mut ends[ends_end..]);
+        text = &text[read..];
+        fields_end += written;
+        ends_end += ended;
+        match result {
+            // The next call has nothing to read, which ends the last record.
+            InputEmpty => {}
+            OutputFull => fields.resize(fields.len() * 2 + 1, 0),
+            OutputEndsFull => ends.resize(ends.len() * 2, 0),
+            Record => {
+                let starts = std::iter::once(0).chain(ends[..ends_end].iter().copied());
+                let ranges = starts.zip(&ends[..ends_end]);
+                let field = |(start, &end): (usize, &usize)| String::from_utf8_lossy(&fields[start..end]).into_owned();
+                records.push(ranges.map(field).collect());
+                (fields_end, ends_end) = (0, 0);
+            }
+            End => return records,
+        }
+    }
 }
 
 fn json_lines(path: &Path, file_column: &str, columns: &Columns) -> Result<Described> {
@@ -158,4 +191,19 @@ fn choose(path: &Path, names: &[String], file_column: &str, columns: &Columns) -
 fn others(mut names: Vec<String>, file_column: &str, label_column: &str) -> Vec<String> {
     names.retain(|name| name != file_column && name != label_column);
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn csv_has_quotes_line_ends_and_many_columns() {
+        let records = csv_records("\u{feff}a,b\r\n\"x, \"\"y\"\"\nz\",1\n\n,\n".as_bytes());
+        assert_eq!(records, [["a", "b"], ["x, \"y\"\nz", "1"], ["", ""]]);
+        assert_eq!(csv_records(b"a,b\nlast,line"), [["a", "b"], ["last", "line"]]);
+        assert!(csv_records(b"").is_empty());
+        let wide = vec!["w"; 1000].join(",");
+        assert_eq!(csv_records(wide.as_bytes())[0].len(), 1000);
+    }
 }
