@@ -1,8 +1,107 @@
 //! What was typed becomes what was decided: one file a command.
 
+mod arguments;
+mod launcher;
+mod recipes;
+mod spelling;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{Error, Result};
+use arguments::TrainArguments;
+
+/// Exit code of a command that was typed wrongly, as clap's.
+const WRONG_USAGE: u8 = 2;
+const FAILED: u8 = 1;
+
+/// Fine-tunes Hugging Face image classifiers on Hugging Face image datasets, one process per rank.
+#[derive(Parser, Debug)]
+#[command(
+    name = "dtrain",
+    version,
+    args_conflicts_with_subcommands = true,
+    max_term_width = 110
+)]
+#[command(
+    after_help = "Flags can be spelled with hyphens or underscores. Without a command, dtrain trains:\n  \
+    mpirun -n 2 dtrain --recipe vit-lora --model DIR --dataset DIR"
+)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    train: TrainArguments,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Fine-tune a model (the default command)
+    Train(Box<TrainArguments>),
+    /// List the built-in recipes, or print one with all its values
+    Recipes {
+        /// Built-in recipe, or a TOML file
+        name: Option<String>,
+    },
+    /// Make a small dataset and a small checkpoint to try things out with
+    Demo {
+        /// Where to put them
+        dir: PathBuf,
+    },
+}
 
 /// The whole program: parses `std::env::args`, runs the command, prints an error on stderr.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let arguments = spelling::normalise(std::env::args_os());
+    let typed = match CommandLine::try_parse_from(arguments) {
+        Ok(typed) => typed,
+        Err(e) => return refused(&e),
+    };
+    let done = match typed.command {
+        None => train(&typed.train),
+        Some(Command::Train(arguments)) => train(&arguments),
+        Some(Command::Recipes { name }) => recipes::show(name.as_deref()).map(|text| print!("{text}")),
+        Some(Command::Demo { .. }) => Err(not_there_yet("dtrain demo")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => failed(&e),
+    }
+}
+
+fn train(arguments: &TrainArguments) -> Result<()> {
+    let recipe = arguments.resolve()?;
+    if arguments.dry_run {
+        print!("{}", recipe.to_toml());
+        return Ok(());
+    }
+    Err(not_there_yet("training"))
+}
+
+fn not_there_yet(what: &str) -> Error {
+    Error::usage(format!("{what} is not built yet"), "use a later version")
+}
+
+/// Arguments that cannot be read. Every rank has the same ones, so only the first prints; `--help` comes here, too.
+fn refused(error: &clap::Error) -> ExitCode {
+    if launcher::likely_rank() == 0 {
+        let _ = error.print();
+    }
+    match error.use_stderr() {
+        true => ExitCode::from(WRONG_USAGE),
+        false => ExitCode::SUCCESS,
+    }
+}
+
+/// An error before the ranks have met: all of them have it, only the first prints it.
+fn failed(error: &Error) -> ExitCode {
+    if launcher::likely_rank() == 0 {
+        eprintln!("error: {error}");
+    }
+    match error {
+        Error::Usage { .. } => ExitCode::from(WRONG_USAGE),
+        _ => ExitCode::from(FAILED),
+    }
 }

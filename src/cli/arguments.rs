@@ -1,0 +1,222 @@
+//! The flags of a training run. Every field is a key of the recipe, so that the typed flags are the recipe's top layer.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::recipe::{
+    AdapterFormat, DeviceChoice, Interval, Layer, Method, OnBadImage, Precision, Recipe, Schedule, TransformKind,
+    named, resolve,
+};
+
+/// What `dtrain train` takes.
+#[derive(Args, Debug)]
+pub struct TrainArguments {
+    /// Built-in recipe, or a TOML file (which may extend one)
+    #[arg(long, value_name = "NAME|FILE.toml", help_heading = "Run")]
+    pub recipe: Option<String>,
+    /// Print what would be run, then stop
+    #[arg(long, help_heading = "Run")]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub values: Values,
+}
+
+/// Overrides of a recipe's values; whatever was not typed is None.
+#[derive(Args, Debug, Serialize)]
+#[command(next_help_heading = "Model")]
+pub struct Values {
+    /// Checkpoint directory in Hugging Face's layout
+    #[arg(long, value_name = "DIR")]
+    model: Option<String>,
+    /// What is trained
+    #[arg(long)]
+    method: Option<Method>,
+    /// Rank of the low-rank adapters
+    #[arg(long, value_name = "N")]
+    lora_r: Option<u32>,
+    /// Adapters are scaled by alpha / r
+    #[arg(long, value_name = "X")]
+    lora_alpha: Option<f64>,
+    /// Dropout of the adapters' input
+    #[arg(long, value_name = "P")]
+    lora_dropout: Option<f64>,
+    /// Projections that get an adapter: query,value
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', num_args = 1..)]
+    lora_target_modules: Option<Vec<String>>,
+    /// Start from this adapter, written by peft or by dtrain
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// Tensor names of saved adapters: those of transformers 5 or 4
+    #[arg(long)]
+    adapter_format: Option<AdapterFormat>,
+
+    /// Directory or file of a dataset
+    #[arg(long, value_name = "DIR", help_heading = "Data")]
+    dataset: Option<String>,
+    /// Split to train on, slices allowed: train[:5000]
+    #[arg(long, value_name = "SPLIT", help_heading = "Data")]
+    train_split: Option<String>,
+    /// Split to evaluate on, slices allowed
+    #[arg(long, value_name = "SPLIT", help_heading = "Data")]
+    validation_split: Option<String>,
+    /// Hold out this fraction (below 1) or number of training samples
+    #[arg(long, value_name = "X", help_heading = "Data")]
+    test_size: Option<f64>,
+    /// Column of images, where the schema does not tell
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
+    image_column_name: Option<String>,
+    /// Column of labels, where the schema does not tell
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
+    label_column_name: Option<String>,
+    /// train: random crop and flip; eval: resize and centre crop
+    #[arg(long, help_heading = "Data")]
+    train_transform: Option<TransformKind>,
+    /// Shuffle the training samples in every epoch
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean, help_heading = "Data")]
+    shuffle: Option<bool>,
+    /// What to do with an image that cannot be decoded
+    #[arg(long, help_heading = "Data")]
+    on_bad_image: Option<OnBadImage>,
+
+    /// Passes over the training set
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    num_train_epochs: Option<f64>,
+    /// Optimizer steps; overrides the epochs (-1: does not)
+    #[arg(long, value_name = "N", value_parser = max_steps, help_heading = "Training")]
+    max_steps: Option<i64>,
+    /// Samples of a micro-batch of one rank
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    per_device_train_batch_size: Option<u32>,
+    /// Micro-batches of an optimizer step
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    gradient_accumulation_steps: Option<u32>,
+    /// Samples of an evaluation batch of one rank
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    per_device_eval_batch_size: Option<u32>,
+    /// Peak learning rate
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    learning_rate: Option<f64>,
+    /// Course of the learning rate
+    #[arg(long, help_heading = "Training")]
+    lr_scheduler_type: Option<Schedule>,
+    /// Steps from 0 up to the peak learning rate
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    warmup_steps: Option<u64>,
+    /// The same as a fraction of all steps
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    warmup_ratio: Option<f64>,
+    /// AdamW's decay of weights, decoupled from the gradient
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    weight_decay: Option<f64>,
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    adam_beta1: Option<f64>,
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    adam_beta2: Option<f64>,
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    adam_epsilon: Option<f64>,
+    /// Largest global norm of the gradient; 0: no clipping
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    max_grad_norm: Option<f64>,
+    /// Share of the target that is spread over all classes
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    label_smoothing_factor: Option<f64>,
+    /// Dtype of the computation; master weights are always f32
+    #[arg(long, help_heading = "Training", conflicts_with_all = ["fp16", "bf16"])]
+    precision: Option<Precision>,
+    /// Same as --precision fp16
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean, help_heading = "Training")]
+    fp16: Option<bool>,
+    /// Same as --precision bf16
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean, help_heading = "Training")]
+    bf16: Option<bool>,
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    seed: Option<u32>,
+
+    /// Where results and checkpoints go
+    #[arg(long, value_name = "DIR", help_heading = "Results")]
+    output_dir: Option<PathBuf>,
+    /// Throw away the checkpoints of an earlier run there
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean, help_heading = "Results")]
+    overwrite_output_dir: Option<bool>,
+    /// Go on from the last checkpoint of the output directory (true), or from this one
+    #[arg(long, value_name = "true|DIR", num_args = 0..=1, default_missing_value = "true", help_heading = "Results")]
+    resume_from_checkpoint: Option<String>,
+    /// Steps between reports of the training loss
+    #[arg(long, value_name = "N", help_heading = "Results")]
+    logging_steps: Option<u64>,
+    #[arg(long, help_heading = "Results")]
+    eval_strategy: Option<Interval>,
+    /// Steps between evaluations [default: logging steps]
+    #[arg(long, value_name = "N", help_heading = "Results")]
+    eval_steps: Option<u64>,
+    #[arg(long, help_heading = "Results")]
+    save_strategy: Option<Interval>,
+    #[arg(long, value_name = "N", help_heading = "Results")]
+    save_steps: Option<u64>,
+    /// Checkpoints to keep; the best one stays in any case
+    #[arg(long, value_name = "N", help_heading = "Results")]
+    save_total_limit: Option<u32>,
+    /// Finish with the best checkpoint's weights
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean, help_heading = "Results")]
+    load_best_model_at_end: Option<bool>,
+    /// accuracy or loss
+    #[arg(long, value_name = "NAME", help_heading = "Results")]
+    metric_for_best_model: Option<String>,
+
+    #[arg(long, help_heading = "Machine")]
+    device: Option<DeviceChoice>,
+    /// Compute threads of a rank [default: cores of the node / its ranks]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    threads: Option<u32>,
+    /// Threads that decode images, of a rank [default: as many as compute threads]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    dataloader_num_workers: Option<u32>,
+}
+
+impl TrainArguments {
+    /// The recipe that these flags name, with the other flags on top.
+    pub fn resolve(&self) -> Result<Recipe> {
+        let mut layers = match &self.recipe {
+            Some(name) => named(name)?,
+            None => Vec::new(),
+        };
+        layers.push(Layer::flags(self.values.table()?));
+        resolve(&layers)
+    }
+}
+
+impl Values {
+    /// What was typed, as a table of recipe keys.
+    fn table(&self) -> Result<toml::Table> {
+        let mut table = toml::Table::try_from(self)
+            .map_err(|e| Error::usage(format!("a flag's value is no text: {e}"), "use names in UTF-8"))?;
+        // Trainer's way to say "do not resume".
+        if let Some(toml::Value::String(from)) = table.get("resume_from_checkpoint") {
+            match from.to_ascii_lowercase().as_str() {
+                "true" => drop(table.insert("resume_from_checkpoint".to_owned(), "true".into())),
+                "false" | "none" => drop(table.remove("resume_from_checkpoint")),
+                _ => (),
+            }
+        }
+        Ok(table)
+    }
+}
+
+/// Booleans as Python's and shell's people type them.
+fn boolean(typed: &str) -> Result<bool, String> {
+    match typed.to_ascii_lowercase().as_str() {
+        "true" | "t" | "yes" | "y" | "1" => Ok(true),
+        "false" | "f" | "no" | "n" | "0" => Ok(false),
+        _ => Err("give true or false".to_owned()),
+    }
+}
+
+fn max_steps(typed: &str) -> Result<i64, String> {
+    match typed.parse() {
+        Ok(steps) if steps == -1 || steps > 0 => Ok(steps),
+        _ => Err("give a whole number from 1, or -1 for as many as the epochs take".to_owned()),
+    }
+}
