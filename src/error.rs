@@ -41,6 +41,19 @@ pub enum Error {
     #[error("training failed at step {step}: {what}\n  to do: {fix}")]
     Training { step: u64, what: String, fix: String },
 
+    /// Something else went wrong within a step.
+    #[error("in optimizer step {step}: {source}")]
+    AtStep { step: u64, source: Box<Error> },
+
+    /// A signal asked for the end; nothing was lost.
+    #[error("stopped by {signal} after step {step} of {total_steps}; {} holds it\n  to do: run the same command with --resume-from-checkpoint true", checkpoint.display())]
+    Stopped {
+        signal: &'static str,
+        step: u64,
+        total_steps: u64,
+        checkpoint: PathBuf,
+    },
+
     /// Another process of the job failed or the processes disagree.
     #[error("ranks: {what}\n  to do: {fix}")]
     Ranks { what: String, fix: String },
@@ -79,6 +92,19 @@ impl Error {
             path: path.to_owned(),
             what: what.into(),
             fix: fix.into(),
+        }
+    }
+}
+
+impl Error {
+    /// Names the optimizer step, unless the error does so itself.
+    pub fn at_step(self, step: u64) -> Self {
+        match self {
+            named @ (Error::Training { .. } | Error::AtStep { .. } | Error::Stopped { .. }) => named,
+            source => Error::AtStep {
+                step,
+                source: Box::new(source),
+            },
         }
     }
 }

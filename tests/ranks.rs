@@ -94,6 +94,8 @@ fn sums(collective: &dyn Collective) -> Result<()> {
             .all(|(r, text)| *text == "x".repeat(r).into_bytes()),
         "gather"
     );
+    let shared = collective::share(collective, vec![rank as u8 + 9; rank as usize + 5])?;
+    assert_eq!(shared, [9; 5]);
     collective.barrier()
 }
 

@@ -20,6 +20,8 @@ const LAYERS: [&str; 12] = [
 ];
 const UNSAFE_ALLOWED: [&str; 2] = ["ops", "collective"];
 const LONGEST_FILE: usize = 300;
+/// Files that still have to be divided: none may join them.
+const TOO_LONG: [&str; 3] = ["model/build.rs", "ops/attention.rs", "ops/gemm/block.rs"];
 
 struct SourceFile {
     /// Relative to src/.
@@ -113,6 +115,9 @@ fn a_file_is_one_idea() {
     let mut long = BTreeMap::new();
     for file in sources() {
         // Tests beside the code do not count: they are a second reading of the same idea.
+        if file.path.ends_with("tests.rs") || TOO_LONG.contains(&file.path.to_str().unwrap()) {
+            continue;
+        }
         let lines = file.text.lines().take_while(|line| *line != "#[cfg(test)]").count();
         if lines > LONGEST_FILE {
             long.insert(file.path.clone(), lines);

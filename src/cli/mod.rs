@@ -1,15 +1,15 @@
 //! What was typed becomes what was decided: one file a command.
 
 mod arguments;
-mod launcher;
 mod recipes;
 mod spelling;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::collective::Launcher;
 use crate::error::{Error, Result};
 use arguments::TrainArguments;
 
@@ -55,7 +55,8 @@ enum Command {
 /// The whole program: parses `std::env::args`, runs the command, prints an error on stderr.
 pub fn main() -> ExitCode {
     let arguments = spelling::normalise(std::env::args_os());
-    let typed = match CommandLine::try_parse_from(arguments) {
+    let matches = command().try_get_matches_from(arguments);
+    let typed = match matches.and_then(|matches| CommandLine::from_arg_matches(&matches)) {
         Ok(typed) => typed,
         Err(e) => return refused(&e),
     };
@@ -69,6 +70,17 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => failed(&e),
     }
+}
+
+/// The parser; `-1` is a value, which a message about its range answers better than one about an unknown flag.
+fn command() -> clap::Command {
+    let negative = |arg: clap::Arg| match arg.get_action().takes_values() {
+        true => arg.allow_negative_numbers(true),
+        false => arg,
+    };
+    CommandLine::command()
+        .mut_args(negative)
+        .mut_subcommand("train", |train| train.mut_args(negative))
 }
 
 fn train(arguments: &TrainArguments) -> Result<()> {
@@ -86,7 +98,7 @@ fn not_there_yet(what: &str) -> Error {
 
 /// Arguments that cannot be read. Every rank has the same ones, so only the first prints; `--help` comes here, too.
 fn refused(error: &clap::Error) -> ExitCode {
-    if launcher::likely_rank() == 0 {
+    if speaks() {
         let _ = error.print();
     }
     match error.use_stderr() {
@@ -97,11 +109,16 @@ fn refused(error: &clap::Error) -> ExitCode {
 
 /// An error before the ranks have met: all of them have it, only the first prints it.
 fn failed(error: &Error) -> ExitCode {
-    if launcher::likely_rank() == 0 {
+    if speaks() {
         eprintln!("error: {error}");
     }
     match error {
         Error::Usage { .. } => ExitCode::from(WRONG_USAGE),
         _ => ExitCode::from(FAILED),
     }
+}
+
+/// Before the ranks have met, the launcher's environment tells which process is the first.
+fn speaks() -> bool {
+    !matches!(Launcher::of_this_process(), Ok(Some(launcher)) if launcher.rank > 0)
 }

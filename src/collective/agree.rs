@@ -21,6 +21,18 @@ pub fn gather(collective: &dyn Collective, bytes: &[u8]) -> Result<Vec<Vec<u8>>>
     Ok(all)
 }
 
+/// The `bytes` of rank 0, on every rank; what the others give is ignored.
+pub fn share(collective: &dyn Collective, bytes: Vec<u8>) -> Result<Vec<u8>> {
+    let mut length = (bytes.len() as u64).to_le_bytes();
+    collective.broadcast(&mut length, 0)?;
+    let mut of_first = match collective.rank() {
+        0 => bytes,
+        _ => vec![0; u64::from_le_bytes(length) as usize],
+    };
+    collective.broadcast(&mut of_first, 0)?;
+    Ok(of_first)
+}
+
 /// Errors, on every rank, unless `bytes` are the same on all ranks. `what` names them in the message.
 pub fn same_everywhere(collective: &dyn Collective, what: &str, bytes: &[u8]) -> Result<()> {
     let (rank, world) = (collective.rank(), collective.world());

@@ -11,6 +11,8 @@ pub struct Launcher {
     pub name: &'static str,
     /// Number of processes in the job, at least 1.
     pub world: usize,
+    /// For who speaks before the communicator is up; 0 where the number cannot be read.
+    pub rank: usize,
 }
 
 impl Launcher {
@@ -26,15 +28,19 @@ impl Launcher {
             ("mpirun (Open MPI)", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
             ("mpirun (PMI: MPICH, Intel MPI or srun)", "PMI_SIZE", "PMI_RANK"),
             ("srun (Slurm)", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
-            ("torchrun", "WORLD_SIZE", "LOCAL_RANK"),
+            ("torchrun", "WORLD_SIZE", "RANK"),
         ];
         for (name, size, rank) in known {
-            let (Some(size_text), Some(_)) = (variable(size), variable(rank)) else {
+            let (Some(size_text), Some(rank_text)) = (variable(size), variable(rank)) else {
                 continue;
             };
             let world = size_text.trim().parse().ok().filter(|&world| world > 0);
             return match world {
-                Some(world) => Ok(Some(Launcher { name, world })),
+                Some(world) => Ok(Some(Launcher {
+                    name,
+                    world,
+                    rank: rank_text.trim().parse().unwrap_or(0),
+                })),
                 None => Err(Error::Ranks {
                     what: format!("the environment says {size}={size_text}, which is no number of processes"),
                     fix: format!("unset {size}, or start the job with mpirun"),
@@ -59,13 +65,10 @@ mod tests {
             ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
             ("PMI_SIZE", "PMI_RANK"),
             ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
-            ("WORLD_SIZE", "LOCAL_RANK"),
+            ("WORLD_SIZE", "RANK"),
         ] {
-            assert_eq!(
-                launcher(&[(size, "4"), (rank, "3")]).unwrap().unwrap().world,
-                4,
-                "{size}"
-            );
+            let found = launcher(&[(size, "4"), (rank, "3")]).unwrap().unwrap();
+            assert_eq!((found.world, found.rank), (4, 3), "{size}");
         }
     }
 

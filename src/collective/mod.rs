@@ -12,7 +12,7 @@ mod single;
 
 use std::sync::Arc;
 
-pub use agree::{gather, same_everywhere};
+pub use agree::{gather, same_everywhere, share};
 pub use job::{host, job};
 pub use launcher::Launcher;
 #[cfg(feature = "mpi")]

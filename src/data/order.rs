@@ -73,6 +73,13 @@ impl Plan {
         self.places(step).len().div_ceil(self.micro_batch * self.world)
     }
 
+    /// Epochs done after `steps` optimizer steps, in micro-batches: 1.25 in the second epoch after a quarter of its.
+    pub fn epochs_after(&self, steps: u64) -> f64 {
+        let (epochs, step) = (steps / self.steps_per_epoch(), steps % self.steps_per_epoch());
+        let micro_batches = self.samples.div_ceil(self.micro_batch * self.world);
+        epochs as f64 + (step as usize * self.accumulation) as f64 / micro_batches as f64
+    }
+
     /// Places that micro-batch `index` of `step` takes on `rank`: an even share, perhaps empty, of the micro-batch's.
     pub fn share(&self, step: u64, index: usize, rank: usize) -> Range<usize> {
         let step = self.places(step);
@@ -214,6 +221,15 @@ mod tests {
         let begun: usize = (0..4).map(|step| plan.micro_batches(step)).sum();
         let resumed: Vec<_> = plan.of_rank(1, 4..9).collect();
         assert_eq!(whole[begun..], resumed);
+    }
+
+    /// transformers logs epoch + (micro-batch + 1) / micro-batches of an epoch.
+    #[test]
+    fn epochs_are_counted_in_micro_batches() {
+        let plan = plan(250, 4, 4, 1);
+        assert_eq!((plan.steps_per_epoch(), plan.epochs_after(1)), (16, 4.0 / 63.0));
+        assert_eq!(plan.epochs_after(15), 60.0 / 63.0);
+        assert_eq!((plan.epochs_after(16), plan.epochs_after(17)), (1.0, 1.0 + 4.0 / 63.0));
     }
 
     #[test]

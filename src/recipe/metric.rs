@@ -27,6 +27,14 @@ impl BestMetric {
         }
     }
 
+    /// This figure of an evaluation.
+    pub fn of(self, accuracy: f64, loss: f64) -> f64 {
+        match self {
+            BestMetric::Accuracy => accuracy,
+            BestMetric::Loss => loss,
+        }
+    }
+
     /// The figure's name in `trainer_state.json`.
     pub fn name(self) -> &'static str {
         match self {

@@ -111,7 +111,7 @@ mod tests {
             epoch: 0.1 + 0.2,
             grad_norm: 1.0 / 3.0,
             learning_rate: 5e-3,
-            loss: 2.302585092994046,
+            loss: std::f64::consts::LN_10,
             step: 7,
         };
         let evaluation = EvaluationEntry {

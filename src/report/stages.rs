@@ -58,8 +58,12 @@ impl Stages {
     pub fn time<R>(&mut self, stage: Stage, work: impl FnOnce() -> R) -> R {
         let begun = Instant::now();
         let result = work();
-        self.spent[stage as usize] += begun.elapsed();
+        self.add(stage, begun.elapsed());
         result
+    }
+
+    pub fn add(&mut self, stage: Stage, time: Duration) {
+        self.spent[stage as usize] += time;
     }
 
     pub fn spent(&self, stage: Stage) -> Duration {

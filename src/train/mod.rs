@@ -1,6 +1,32 @@
 //! The training run: trainer, evaluation, checkpoints, health.
 
 mod run;
+mod inputs;
+mod trainer;
+mod evaluate;
+mod finish;
+mod checkpoint;
+mod resume;
+mod output;
+mod whole;
+mod health;
+mod bad_images;
+mod stop;
+
+use std::sync::Arc;
 
 pub use crate::recipe::BestMetric;
+pub use evaluate::{Evaluation, Evaluator};
+pub use finish::Summary;
+pub use inputs::{Inputs, Splits};
 pub use run::{Run, When};
+
+use crate::collective::Collective;
+use crate::error::Result;
+
+/// Trains as `run` says and leaves the results in its output directory. Every rank must call it.
+pub fn train(run: &Run, inputs: Inputs, collective: &Arc<dyn Collective>) -> Result<Summary> {
+    let mut trainer = trainer::Trainer::begin(run, inputs, collective)?;
+    trainer.train()?;
+    trainer.finish()
+}

@@ -1,5 +1,6 @@
 //! What several test programs share: where the reference material lies.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// A file or folder of the reference material (`DTRAIN_SHARED`, else `shared` beside the checkout).
@@ -16,7 +17,12 @@ pub fn shared(path: &str) -> Option<PathBuf> {
         return Some(full);
     }
     assert!(!must_exist, "{} is missing", full.display());
-    eprintln!("SKIPPED: no reference material at {}", full.display());
+    // Not eprintln!, which the test harness swallows.
+    let _ = writeln!(
+        std::io::stderr(),
+        "SKIPPED: no reference material at {}",
+        full.display()
+    );
     None
 }
 

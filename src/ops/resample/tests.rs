@@ -1,3 +1,4 @@
+//! Resampling, bit for bit.
 use super::*;
 
 fn picture(width: usize, height: usize) -> Planes {

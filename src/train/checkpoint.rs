@@ -1,0 +1,283 @@
+//! Checkpoints: `checkpoint-<step>/`, the model in Hugging Face's layout and what resuming needs beside it.
+//!
+//! `dtrain_state.toml` holds everything that is text, `optimizer.safetensors` the flat buffers: the trained values and
+//! both moments, f32, bit for bit. Random numbers have no state. Which step may be resumed how is left to `resume`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::whole;
+use crate::error::{Error, IoContext, Result};
+use crate::model::weights;
+use crate::optim::{AdamW, Parameters};
+use crate::recipe::Recipe;
+use crate::report::TrainerState;
+
+/// Version of what is described here; another one is not read.
+pub const FORMAT: u32 = 1;
+const STATE_FILE: &str = "dtrain_state.toml";
+const BUFFERS_STEM: &str = "optimizer";
+
+/// Where a run stands, without its buffers: `dtrain_state.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    pub format: u32,
+    pub dtrain_version: String,
+    pub world: usize,
+    pub global_batch: usize,
+    pub train_samples: usize,
+    /// Updates that the optimizer did: fewer than steps where a step had no readable image.
+    pub optimizer_steps: u64,
+    /// Time spent on training so far.
+    pub seconds: f64,
+    pub losses: LossSums,
+    pub classes: Vec<String>,
+    /// Names and shapes of the trained parameters in the buffers' order: `classifier.bias [10]`.
+    pub parameters: Vec<String>,
+    pub recipe: Recipe,
+    pub state: TrainerState,
+}
+
+/// Sums of the steps' losses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LossSums {
+    pub since_log: f64,
+    pub steps_since_log: u64,
+    pub whole: f64,
+    pub steps: u64,
+}
+
+/// The flat buffers of a run, each [n] f32.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Buffers {
+    pub values: Vec<f32>,
+    pub first_moments: Vec<f32>,
+    pub second_moments: Vec<f32>,
+}
+
+/// How parameters are named in [`Position::parameters`].
+pub fn parameter_names(parameters: &Parameters) -> Vec<String> {
+    parameters.entries.iter().map(|entry| format!("{} {:?}", entry.name, entry.shape)).collect()
+}
+
+/// The directory of the checkpoint after `step`.
+pub fn path(output_dir: &Path, step: u64) -> PathBuf {
+    output_dir.join(format!("checkpoint-{step}"))
+}
+
+/// Writes the checkpoint of `position`; `model_files` adds the model's own files to the directory that it is given.
+pub fn write(
+    output_dir: &Path,
+    position: &Position,
+    parameters: &Parameters,
+    optimizer: &AdamW,
+    model_files: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let path = path(output_dir, position.state.global_step);
+    whole::directory(&path, |directory| {
+        model_files(directory)?;
+        let buffers = [
+            ("first_moments", &optimizer.first_moments),
+            ("second_moments", &optimizer.second_moments),
+            ("values", &parameters.values),
+        ];
+        let buffers: Vec<(String, Tensor)> =
+            buffers.into_iter().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
+        weights::write(&directory.join(format!("{BUFFERS_STEM}.safetensors")), &buffers)?;
+        put(directory, "trainer_state.json", &position.state.to_json())?;
+        put(directory, "dtrain_run.toml", &position.recipe.to_toml())?;
+        put(directory, STATE_FILE, &position_text(position))
+    })?;
+    Ok(path)
+}
+
+/// The text of `dtrain_state.toml`.
+pub fn position_text(position: &Position) -> String {
+    toml::to_string(position).expect("plain values")
+}
+
+/// Writes a text file into `directory`.
+pub fn put(directory: &Path, name: &str, text: &str) -> Result<()> {
+    let path = directory.join(name);
+    fs::write(&path, text).at("write", &path)
+}
+
+/// The checkpoints in `output_dir` by step, lowest first.
+pub fn all(output_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    if output_dir.is_dir() {
+        for path in whole::entries(output_dir)? {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if let Some(step) = name.strip_prefix("checkpoint-").and_then(|step| step.parse().ok())
+                && path.is_dir()
+            {
+                found.push((step, path));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Deletes the oldest checkpoints until `limit` are left; never the newest, nor the one of step `best`.
+pub fn keep(output_dir: &Path, limit: usize, best: Option<u64>) -> Result<()> {
+    let checkpoints = all(output_dir)?;
+    let newest = checkpoints.last().map(|(step, _)| *step);
+    let mut surplus = checkpoints.len().saturating_sub(limit.max(1));
+    for (step, path) in &checkpoints {
+        if surplus > 0 && Some(*step) != newest && Some(*step) != best {
+            whole::delete(path)?;
+            surplus -= 1;
+        }
+    }
+    Ok(())
+}
+
+/// Reads where a checkpoint stands. Errors: no checkpoint of dtrain, or one of another version.
+pub fn read_position(checkpoint: &Path) -> Result<Position> {
+    let path = checkpoint.join(STATE_FILE);
+    if !path.exists() {
+        return Err(Error::checkpoint(
+            checkpoint,
+            match checkpoint.exists() {
+                true => format!("there is no {STATE_FILE} in it"),
+                false => "there is no such directory".to_owned(),
+            },
+            "give the directory of a checkpoint that dtrain wrote, or start without --resume-from-checkpoint",
+        ));
+    }
+    let text = fs::read_to_string(&path).at("read", &path)?;
+    parse_position(checkpoint, &text)
+}
+
+/// The same from the text of the file.
+pub fn parse_position(checkpoint: &Path, text: &str) -> Result<Position> {
+    let broken = |what: String| Error::checkpoint(checkpoint, what, "resume from an earlier checkpoint");
+    let table: toml::Table = text.parse().map_err(|error| broken(format!("{STATE_FILE} cannot be read: {error}")))?;
+    match table.get("format").and_then(toml::Value::as_integer) {
+        Some(format) if format == i64::from(FORMAT) => {}
+        format => {
+            let format = format.map_or("unknown".to_owned(), |format| format.to_string());
+            return Err(Error::checkpoint(
+                checkpoint,
+                format!("it has format {format}, and this version of dtrain reads format {FORMAT}"),
+                "resume with the version that wrote it",
+            ));
+        }
+    }
+    table.try_into().map_err(|error| broken(format!("{STATE_FILE} cannot be read: {error}")))
+}
+
+/// Reads the buffers of a checkpoint, each of `count` values. Errors: missing, truncated or of another length.
+pub fn read_buffers(checkpoint: &Path, count: usize) -> Result<Buffers> {
+    let broken = |what: String| Error::checkpoint(checkpoint, what, "resume from an earlier checkpoint");
+    let file = weights::Checkpoint::open(checkpoint, BUFFERS_STEM, str::to_owned).map_err(|e| broken(e.to_string()))?;
+    let read = |name: &str| {
+        if file.shape(name) != Some(&[count]) {
+            let found = file.shape(name).map_or("nothing".to_owned(), |shape| format!("shape {shape:?}"));
+            return Err(broken(format!("{name} in {BUFFERS_STEM}.safetensors has {found}, not [{count}]")));
+        }
+        let mut values = vec![0.0; count];
+        file.read_into(name, &mut values)?;
+        Ok(values)
+    };
+    Ok(Buffers {
+        values: read("values")?,
+        first_moments: read("first_moments")?,
+        second_moments: read("second_moments")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    use crate::ops::storage::update;
+    use crate::optim::parameters::Layout;
+    use crate::optim::{AdamWConfig, Decay};
+
+    fn position(step: u64) -> Position {
+        Position {
+            format: FORMAT,
+            dtrain_version: "0".into(),
+            world: 2,
+            global_batch: 32,
+            train_samples: 800,
+            optimizer_steps: step,
+            losses: LossSums { since_log: 0.1 + 0.2, steps_since_log: 3, whole: 1.0 / 3.0, steps: 7 },
+            seconds: 1.5,
+            classes: vec!["ant".into(), "bee".into()],
+            parameters: vec!["w [2, 3]".into()],
+            recipe: crate::recipe::built_in("vit-lora").unwrap(),
+            state: TrainerState { global_step: step, ..TrainerState::default() },
+        }
+    }
+
+    fn trained() -> (Parameters, AdamW) {
+        let mut layout = Layout::default();
+        layout.push("w", &[2, 3], Decay::Decayed);
+        let parameters = Parameters::new(layout, &Device::Cpu).unwrap();
+        let odd = [-0.0, 1e-45, f32::MIN_POSITIVE, -1.0 / 3.0, f32::MAX, 0.1];
+        update(&parameters.values, |values| values.copy_from_slice(&odd)).unwrap();
+        let optimizer = AdamW::new(&parameters, AdamWConfig::default()).unwrap();
+        update(&optimizer.second_moments, |values| values.fill(1e-12)).unwrap();
+        (parameters, optimizer)
+    }
+
+    fn steps(directory: &Path) -> Vec<u64> {
+        all(directory).unwrap().into_iter().map(|(step, _)| step).collect()
+    }
+
+    #[test]
+    fn a_checkpoint_gives_back_every_bit() {
+        let place = tempfile::tempdir().unwrap();
+        let (parameters, optimizer) = trained();
+        let path = write(place.path(), &position(7), &parameters, &optimizer, |d| put(d, "model", "m")).unwrap();
+        assert_eq!(read_position(&path).unwrap(), position(7));
+        let buffers = read_buffers(&path, 6).unwrap();
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&buffers.values), bits(&crate::ops::storage::values(&parameters.values).unwrap()));
+        assert_eq!((buffers.first_moments, buffers.second_moments), (vec![0.0; 6], vec![1e-12; 6]));
+        assert!(read_buffers(&path, 5).unwrap_err().to_string().contains("[6], not [5]"));
+    }
+
+    #[test]
+    fn broken_checkpoints_are_errors() {
+        let place = tempfile::tempdir().unwrap();
+        let (parameters, optimizer) = trained();
+        let path = write(place.path(), &position(7), &parameters, &optimizer, |_| Ok(())).unwrap();
+        assert!(read_position(place.path()).unwrap_err().to_string().contains("no dtrain_state.toml"));
+        let buffers = path.join("optimizer.safetensors");
+        let whole = fs::read(&buffers).unwrap();
+        fs::write(&buffers, &whole[..whole.len() - 4]).unwrap();
+        assert!(read_buffers(&path, 6).is_err());
+        let state = fs::read_to_string(path.join(STATE_FILE)).unwrap();
+        put(&path, STATE_FILE, &state.replace("format = 1", "format = 2")).unwrap();
+        assert!(read_position(&path).unwrap_err().to_string().contains("format 2"));
+        put(&path, STATE_FILE, &state[..state.len() / 2]).unwrap();
+        assert!(read_position(&path).is_err());
+    }
+
+    #[test]
+    fn the_best_and_the_newest_are_kept() {
+        for (limit, best, left) in [
+            (2, None, vec![30, 40]),
+            (2, Some(10), vec![10, 40]),
+            (1, Some(20), vec![20, 40]),
+            (1, Some(40), vec![40]),
+            (9, None, vec![5, 10, 20, 30, 40]),
+        ] {
+            let place = tempfile::tempdir().unwrap();
+            for step in [40, 5, 30, 20, 10] {
+                fs::create_dir(path(place.path(), step)).unwrap();
+            }
+            fs::create_dir(place.path().join("checkpoint-none")).unwrap();
+            keep(place.path(), limit, best).unwrap();
+            assert_eq!(steps(place.path()), left, "limit {limit}, best {best:?}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The end of a run: the final model, its figures, and the files and tables that tell of them.
+
+use super::checkpoint;
+use super::trainer::Trainer;
+use super::whole;
+use crate::collective::share;
+use crate::error::Result;
+use crate::ops::storage;
+use crate::report::{
+    EvaluationEntry, LogEntry, ModelCard, Results, Stage, TotalsEntry, TrainerState, epochs_table, stages_table,
+};
+
+/// What is left of a run that was completed.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    pub state: TrainerState,
+    /// Of the final model; None without a validation set.
+    pub evaluation: Option<EvaluationEntry>,
+}
+
+impl Trainer<'_> {
+    /// Chooses the final model, writes the results, prints the tables. Every rank must call it.
+    pub fn finish(mut self) -> Result<Summary> {
+        let totals = self.totals();
+        self.state.log_history.push(LogEntry::Totals(totals.clone()));
+        let final_step = self.take_best_model()?;
+        let evaluation = self.final_evaluation(final_step)?;
+        let results = Results {
+            train: totals,
+            evaluation: evaluation.clone(),
+            train_samples: self.run.train_samples,
+            eval_samples: self.run.eval_samples,
+        };
+        self.progress.finish();
+        if self.collective.rank() == 0 {
+            let begun = std::time::Instant::now();
+            self.write_results(&results)?;
+            self.stages.add(Stage::Checkpoint, begun.elapsed());
+            self.print_tables(&results, final_step);
+        }
+        Ok(Summary { state: self.state, evaluation })
+    }
+
+    fn totals(&self) -> TotalsEntry {
+        let seconds = self.seconds().max(1e-9);
+        TotalsEntry {
+            epoch: self.state.epoch,
+            step: self.state.global_step,
+            total_flos: 0.0,
+            train_loss: self.losses.whole / self.losses.steps.max(1) as f64,
+            train_runtime: seconds,
+            train_samples_per_second: self.samples_seen() as f64 / seconds,
+            train_steps_per_second: self.state.global_step as f64 / seconds,
+        }
+    }
+
+    /// Takes over the values of the best checkpoint if the recipe wants them; the step that the final model is of.
+    fn take_best_model(&mut self) -> Result<u64> {
+        let last = self.state.global_step;
+        let best = self.state.best_global_step.filter(|&best| self.run.recipe.load_best_model_at_end && best != last);
+        let Some(best) = best else { return Ok(last) };
+        let parameters = self.model.parameters();
+        let mut bytes = Vec::new();
+        if self.collective.rank() == 0 {
+            let directory = match &self.state.best_model_checkpoint {
+                Some(directory) => std::path::PathBuf::from(directory),
+                None => checkpoint::path(&self.run.recipe.output_dir, best),
+            };
+            let buffers = checkpoint::read_buffers(&directory, parameters.count())?;
+            bytes = buffers.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        }
+        let bytes = share(self.collective, bytes)?;
+        storage::update(&parameters.values, |values| {
+            for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *value = f32::from_le_bytes(*bytes);
+            }
+        })?;
+        Ok(best)
+    }
+
+    /// The figures of the final model. Evaluation is exact and repeatable, so what was measured after its step holds.
+    fn final_evaluation(&mut self, final_step: u64) -> Result<Option<EvaluationEntry>> {
+        if !self.has_evaluator() {
+            return Ok(None);
+        }
+        if let Some(measured) = self.state.evaluations().find(|entry| entry.step == final_step) {
+            return Ok(Some(measured.clone()));
+        }
+        Ok(Some(self.evaluate()?))
+    }
+
+    fn write_results(&self, results: &Results) -> Result<()> {
+        let recipe = &self.run.recipe;
+        let card = ModelCard {
+            recipe,
+            state: &self.state,
+            results,
+            classes: &self.classes,
+            global_batch: self.run.global_batch,
+            world: self.collective.world(),
+            parameters: (self.model.trainable_count(), self.model.total_count()),
+        };
+        whole::files(&recipe.output_dir, |directory| {
+            self.write_model(directory)?;
+            for (name, text) in results.files() {
+                checkpoint::put(directory, name, &text)?;
+            }
+            checkpoint::put(directory, "trainer_state.json", &self.state.to_json())?;
+            checkpoint::put(directory, "dtrain_run.toml", &recipe.to_toml())?;
+            checkpoint::put(directory, "README.md", &card.to_markdown())
+        })
+    }
+
+    fn print_tables(&self, results: &Results, final_step: u64) {
+        println!("\n{}", epochs_table(&self.state));
+        if let Some(evaluation) = &results.evaluation {
+            println!(
+                "final model: step {final_step}, validation accuracy {:.4}, loss {:.4}",
+                evaluation.eval_accuracy, evaluation.eval_loss
+            );
+        }
+        let train = &results.train;
+        println!(
+            "training: loss {:.4}, {:.1} s, {:.1} images/s\n",
+            train.train_loss, train.train_runtime, train.train_samples_per_second
+        );
+        println!("time of rank 0 in this session:\n{}", stages_table(&self.stages));
+        if self.bad_images.count() > 0 {
+            println!("{} image(s) could not be read and were left out; they are named above", self.bad_images.count());
+        }
+        println!("results: {}", self.run.recipe.output_dir.display());
+    }
+}

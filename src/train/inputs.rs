@@ -1,0 +1,83 @@
+//! What a run reads before it begins: samples, the model, and how the model wants its pictures.
+
+use std::path::Path;
+
+use candle_core::Device;
+
+use crate::data::{Columns, Dataset, Preprocessor, TestSize};
+use crate::error::{Error, Result};
+use crate::model::{LoadReport, LoraConfig, Training, Vit};
+use crate::recipe::{Method, Recipe};
+
+/// The training and validation samples of a recipe.
+pub struct Splits {
+    pub train: Dataset,
+    pub eval: Option<Dataset>,
+}
+
+/// A model, loaded, with what goes into it.
+pub struct Inputs {
+    pub splits: Splits,
+    pub model: Vit,
+    /// How the files of the model, and of the adapter that it starts from, fitted.
+    pub loaded: Vec<LoadReport>,
+    pub preprocessor: Preprocessor,
+}
+
+impl Splits {
+    /// Errors: whatever `Dataset::open` refuses, and a split without samples.
+    pub fn open(recipe: &Recipe) -> Result<Splits> {
+        let path = Path::new(&recipe.dataset);
+        let columns = Columns {
+            image: recipe.image_column_name.clone(),
+            label: recipe.label_column_name.clone(),
+        };
+        let open = |split: &str| {
+            let dataset = Dataset::open(path, split, &columns)?;
+            match dataset.len() {
+                0 => Err(Error::dataset(path, format!("split {split} has no samples"), "choose a larger slice")),
+                _ => Ok(dataset),
+            }
+        };
+        let train = open(&recipe.train_split)?;
+        if let Some(split) = &recipe.validation_split {
+            let eval = Some(open(split)?);
+            return Ok(Splits { train, eval });
+        }
+        match recipe.test_size {
+            None => Ok(Splits { train, eval: None }),
+            Some(size) => {
+                let size = if size < 1.0 { TestSize::Fraction(size) } else { TestSize::Count(size as usize) };
+                let (train, eval) = train.train_test_split(size, recipe.seed)?;
+                Ok(Splits { train, eval: Some(eval) })
+            }
+        }
+    }
+}
+
+impl Inputs {
+    /// Errors: the model or adapter is missing or does not fit.
+    pub fn open(recipe: &Recipe, splits: Splits, device: &Device) -> Result<Inputs> {
+        let path = Path::new(&recipe.model);
+        let preprocessor = Preprocessor::read(path)?;
+        let training = match (recipe.method, &recipe.adapter) {
+            (Method::Full, _) => Training::Full,
+            (Method::Head, _) => Training::Head,
+            (Method::Lora, Some(adapter)) => {
+                Training::Lora(LoraConfig { dropout: recipe.lora_dropout, ..LoraConfig::read(adapter)? })
+            }
+            (Method::Lora, None) => Training::Lora(LoraConfig::new(
+                recipe.lora_r,
+                recipe.lora_alpha,
+                recipe.lora_dropout,
+                &recipe.lora_target_modules,
+            )?),
+        };
+        let (mut model, report) = Vit::load(path, splits.train.classes(), &training, recipe.seed, device)?;
+        let mut loaded = vec![report];
+        if let (Method::Lora, Some(adapter)) = (recipe.method, &recipe.adapter) {
+            loaded.push(model.load_adapter(adapter)?);
+        }
+        Ok(Inputs { splits, model, loaded, preprocessor })
+    }
+}

@@ -1,0 +1,165 @@
+//! Continuing from a checkpoint: which one, whether it belongs to this run, and its values on every rank.
+//!
+//! Rank 0 reads and hands out, so the checkpoint need not be visible from other nodes.
+
+use std::path::{Path, PathBuf};
+
+use super::Run;
+use super::checkpoint::{self, Buffers, Position};
+use crate::collective::{Collective, share};
+use crate::error::{Error, Result};
+use crate::optim::Parameters;
+use crate::recipe::Recipe;
+
+/// A checkpoint that was read and fits.
+pub struct Resumed {
+    pub from: PathBuf,
+    pub position: Position,
+    pub buffers: Buffers,
+    /// What differs from the run that wrote it, and what was skipped: lines for people.
+    pub notes: Vec<String>,
+}
+
+/// What a run must have in common with the one that wrote its checkpoint; anything else may be changed on the way.
+const FIXED: &[&str] = &["method", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "seed", "shuffle"];
+/// What says nothing about the numbers that come out.
+const IRRELEVANT: &[&str] = &[
+    "resume_from_checkpoint",
+    "overwrite_output_dir",
+    "output_dir",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "dataloader_num_workers",
+    "threads",
+    "save_total_limit",
+];
+
+/// The checkpoint that the recipe asks for, on every rank; None: a new run. Every rank must call it.
+///
+/// With `true` it is the newest whole one in the output directory; there may be none yet, so that one command line serves
+/// a job's first start and every further one. Errors: it cannot be read; it belongs to another run.
+pub fn resume(run: &Run, parameters: &Parameters, classes: &[String], collective: &dyn Collective) -> Result<Option<Resumed>> {
+    let Some(asked) = run.recipe.resume_from_checkpoint.as_deref().filter(|&asked| asked != "false") else {
+        return Ok(None);
+    };
+    let mut found = None;
+    if collective.rank() == 0 {
+        found = match asked {
+            "true" | "True" => newest(&run.recipe.output_dir, parameters.count())?,
+            directory => Some(read(Path::new(directory), parameters.count())?),
+        };
+        if let Some(found) = &mut found {
+            found.notes.extend(fits(&found.position, run, parameters, classes, &found.from)?);
+        }
+    }
+    hand_out(found, parameters.count(), collective)
+}
+
+fn read(directory: &Path, count: usize) -> Result<Resumed> {
+    let position = checkpoint::read_position(directory)?;
+    // A model of another size is told by the names of its parameters, which say more.
+    let count = match position.parameters.is_empty() {
+        true => count,
+        false => position.parameters.iter().map(|name| count_of(name)).sum(),
+    };
+    let buffers = checkpoint::read_buffers(directory, count)?;
+    Ok(Resumed { from: directory.to_owned(), position, buffers, notes: Vec::new() })
+}
+
+/// The newest checkpoint of `output_dir` that can be read; those that cannot are noted.
+fn newest(output_dir: &Path, count: usize) -> Result<Option<Resumed>> {
+    let mut notes = Vec::new();
+    for (_, path) in checkpoint::all(output_dir)?.into_iter().rev() {
+        match read(&path, count) {
+            Ok(found) => return Ok(Some(Resumed { notes, ..found })),
+            Err(error) => notes.push(format!("skipped: {error}")),
+        }
+    }
+    match notes.is_empty() {
+        true => Ok(None),
+        false => Err(Error::checkpoint(
+            output_dir,
+            format!("none of its checkpoints can be read\n  {}", notes.join("\n  ")),
+            "give --resume-from-checkpoint another directory, or start anew with --overwrite-output-dir",
+        )),
+    }
+}
+
+/// Errors unless `run` may continue from `position`; returns what has changed.
+fn fits(position: &Position, run: &Run, parameters: &Parameters, classes: &[String], from: &Path) -> Result<Vec<String>> {
+    let differs = |what: &str, then: &dyn std::fmt::Display, now: &dyn std::fmt::Display| {
+        Err(Error::checkpoint(
+            from,
+            format!("it was written with {what} {then}, and this run has {now}"),
+            "repeat the first command line, or start anew in another --output-dir",
+        ))
+    };
+    let (then, now) = (table(&position.recipe), table(&run.recipe));
+    let text = |table: &toml::Table, key: &str| table.get(key).map_or("nothing".to_owned(), ToString::to_string);
+    for key in FIXED {
+        if then.get(*key) != now.get(*key) {
+            return differs(key, &text(&then, key), &text(&now, key));
+        }
+    }
+    if position.global_batch != run.global_batch {
+        return differs("a global batch of", &position.global_batch, &run.global_batch);
+    }
+    if position.train_samples != run.train_samples {
+        return differs("training samples:", &position.train_samples, &run.train_samples);
+    }
+    if position.classes != classes {
+        return differs("classes", &position.classes.join(", "), &classes.join(", "));
+    }
+    let ours = checkpoint::parameter_names(parameters);
+    if position.parameters.len() != ours.len() {
+        return differs("trained tensors:", &position.parameters.len(), &ours.len());
+    }
+    if let Some((then, now)) = position.parameters.iter().zip(&ours).find(|(then, now)| then != now) {
+        return differs("trained tensor", then, now);
+    }
+    let mut notes = Vec::new();
+    if position.world != run.world {
+        notes.push(format!("ranks: {} then, {} now; the global batch is the same", position.world, run.world));
+    }
+    let keys = then.keys().chain(now.keys().filter(|key| !then.contains_key(*key)));
+    for key in keys.filter(|key| !IRRELEVANT.contains(&key.as_str()) && then.get(*key) != now.get(*key)) {
+        notes.push(format!("{key}: {} then, {} now", text(&then, key), text(&now, key)));
+    }
+    Ok(notes)
+}
+
+/// What rank 0 found, on every rank.
+fn hand_out(found: Option<Resumed>, count: usize, collective: &dyn Collective) -> Result<Option<Resumed>> {
+    if collective.world() == 1 {
+        return Ok(found);
+    }
+    let (mut text, mut values) = (Vec::new(), Vec::new());
+    let (mut from, mut notes) = (PathBuf::new(), Vec::new());
+    if let Some(found) = found {
+        text = checkpoint::position_text(&found.position).into_bytes();
+        let Buffers { values: trained, first_moments, second_moments } = found.buffers;
+        values = [trained, first_moments, second_moments].concat().iter().flat_map(|v| v.to_le_bytes()).collect();
+        (from, notes) = (found.from, found.notes);
+    }
+    let text = share(collective, text)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let position = checkpoint::parse_position(&from, &String::from_utf8_lossy(&text))?;
+    let values: Vec<f32> =
+        share(collective, values)?.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let part = |index: usize| values[index * count..(index + 1) * count].to_vec();
+    let buffers = Buffers { values: part(0), first_moments: part(1), second_moments: part(2) };
+    Ok(Some(Resumed { from, position, buffers, notes }))
+}
+
+fn table(recipe: &Recipe) -> toml::Table {
+    recipe.to_toml().parse().expect("a recipe's own text")
+}
+
+/// Values of a parameter that is named `classifier.weight [10, 192]`.
+fn count_of(name: &str) -> usize {
+    let shape = name.rsplit('[').next().unwrap_or_default().trim_end_matches(']');
+    shape.split(',').filter_map(|size| size.trim().parse::<usize>().ok()).product()
+}
