@@ -19,7 +19,13 @@ impl BadImages {
     pub fn tell(&mut self, collective: &dyn Collective, set: &str, met: &[BadImage]) -> Result<()> {
         let lines: Vec<String> = met
             .iter()
-            .map(|image| format!("left out of {set}: image {}: {}", image.origin, image.cause.replace('\n', " ")))
+            .map(|image| {
+                format!(
+                    "left out of {set}: image {}: {}",
+                    image.origin,
+                    image.cause.replace('\n', " ")
+                )
+            })
             .filter(|line| !self.known.contains(line))
             .collect();
         for of_rank in gather(collective, lines.join("\n").as_bytes())? {
@@ -50,10 +56,17 @@ mod tests {
 
     #[test]
     fn an_image_is_told_once() {
-        let image = |row| BadImage { row, origin: format!("train.parquet row {row}"), cause: "truncated\nfile".into() };
+        let image = |row| BadImage {
+            row,
+            origin: format!("train.parquet row {row}"),
+            cause: "truncated\nfile".into(),
+        };
         let mut bad = BadImages::default();
         bad.tell(&Single, "training", &[image(3)]).unwrap();
-        assert_eq!(bad.take(), ["left out of training: image train.parquet row 3: truncated file"]);
+        assert_eq!(
+            bad.take(),
+            ["left out of training: image train.parquet row 3: truncated file"]
+        );
         bad.tell(&Single, "training", &[image(3), image(9)]).unwrap();
         assert_eq!((bad.take().len(), bad.count()), (1, 2));
         bad.tell(&Single, "training", &[]).unwrap();

@@ -60,7 +60,11 @@ pub struct Buffers {
 
 /// How parameters are named in [`Position::parameters`].
 pub fn parameter_names(parameters: &Parameters) -> Vec<String> {
-    parameters.entries.iter().map(|entry| format!("{} {:?}", entry.name, entry.shape)).collect()
+    parameters
+        .entries
+        .iter()
+        .map(|entry| format!("{} {:?}", entry.name, entry.shape))
+        .collect()
 }
 
 /// The directory of the checkpoint after `step`.
@@ -84,8 +88,10 @@ pub fn write(
             ("second_moments", &optimizer.second_moments),
             ("values", &parameters.values),
         ];
-        let buffers: Vec<(String, Tensor)> =
-            buffers.into_iter().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
+        let buffers: Vec<(String, Tensor)> = buffers
+            .into_iter()
+            .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
+            .collect();
         weights::write(&directory.join(format!("{BUFFERS_STEM}.safetensors")), &buffers)?;
         put(directory, "trainer_state.json", &position.state.to_json())?;
         put(directory, "dtrain_run.toml", &position.recipe.to_toml())?;
@@ -156,7 +162,9 @@ pub fn read_position(checkpoint: &Path) -> Result<Position> {
 /// The same from the text of the file.
 pub fn parse_position(checkpoint: &Path, text: &str) -> Result<Position> {
     let broken = |what: String| Error::checkpoint(checkpoint, what, "resume from an earlier checkpoint");
-    let table: toml::Table = text.parse().map_err(|error| broken(format!("{STATE_FILE} cannot be read: {error}")))?;
+    let table: toml::Table = text
+        .parse()
+        .map_err(|error| broken(format!("{STATE_FILE} cannot be read: {error}")))?;
     match table.get("format").and_then(toml::Value::as_integer) {
         Some(format) if format == i64::from(FORMAT) => {}
         format => {
@@ -168,7 +176,9 @@ pub fn parse_position(checkpoint: &Path, text: &str) -> Result<Position> {
             ));
         }
     }
-    table.try_into().map_err(|error| broken(format!("{STATE_FILE} cannot be read: {error}")))
+    table
+        .try_into()
+        .map_err(|error| broken(format!("{STATE_FILE} cannot be read: {error}")))
 }
 
 /// Reads the buffers of a checkpoint, each of `count` values. Errors: missing, truncated or of another length.
@@ -177,8 +187,12 @@ pub fn read_buffers(checkpoint: &Path, count: usize) -> Result<Buffers> {
     let file = weights::Checkpoint::open(checkpoint, BUFFERS_STEM, str::to_owned).map_err(|e| broken(e.to_string()))?;
     let read = |name: &str| {
         if file.shape(name) != Some(&[count]) {
-            let found = file.shape(name).map_or("nothing".to_owned(), |shape| format!("shape {shape:?}"));
-            return Err(broken(format!("{name} in {BUFFERS_STEM}.safetensors has {found}, not [{count}]")));
+            let found = file
+                .shape(name)
+                .map_or("nothing".to_owned(), |shape| format!("shape {shape:?}"));
+            return Err(broken(format!(
+                "{name} in {BUFFERS_STEM}.safetensors has {found}, not [{count}]"
+            )));
         }
         let mut values = vec![0.0; count];
         file.read_into(name, &mut values)?;
@@ -208,12 +222,20 @@ mod tests {
             global_batch: 32,
             train_samples: 800,
             optimizer_steps: step,
-            losses: LossSums { since_log: 0.1 + 0.2, steps_since_log: 3, whole: 1.0 / 3.0, steps: 7 },
+            losses: LossSums {
+                since_log: 0.1 + 0.2,
+                steps_since_log: 3,
+                whole: 1.0 / 3.0,
+                steps: 7,
+            },
             seconds: 1.5,
             classes: vec!["ant".into(), "bee".into()],
             parameters: vec!["w [2, 3]".into()],
             recipe: crate::recipe::built_in("vit-lora").unwrap(),
-            state: TrainerState { global_step: step, ..TrainerState::default() },
+            state: TrainerState {
+                global_step: step,
+                ..TrainerState::default()
+            },
         }
     }
 
@@ -236,12 +258,21 @@ mod tests {
     fn a_checkpoint_gives_back_every_bit() {
         let place = tempfile::tempdir().unwrap();
         let (parameters, optimizer) = trained();
-        let path = write(place.path(), &position(7), &parameters, &optimizer, |d| put(d, "model", "m")).unwrap();
+        let path = write(place.path(), &position(7), &parameters, &optimizer, |d| {
+            put(d, "model", "m")
+        })
+        .unwrap();
         assert_eq!(read_position(&path).unwrap(), position(7));
         let buffers = read_buffers(&path, 6).unwrap();
         let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-        assert_eq!(bits(&buffers.values), bits(&crate::ops::storage::values(&parameters.values).unwrap()));
-        assert_eq!((buffers.first_moments, buffers.second_moments), (vec![0.0; 6], vec![1e-12; 6]));
+        assert_eq!(
+            bits(&buffers.values),
+            bits(&crate::ops::storage::values(&parameters.values).unwrap())
+        );
+        assert_eq!(
+            (buffers.first_moments, buffers.second_moments),
+            (vec![0.0; 6], vec![1e-12; 6])
+        );
         assert!(read_buffers(&path, 5).unwrap_err().to_string().contains("[6], not [5]"));
     }
 
@@ -250,7 +281,12 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let (parameters, optimizer) = trained();
         let path = write(place.path(), &position(7), &parameters, &optimizer, |_| Ok(())).unwrap();
-        assert!(read_position(place.path()).unwrap_err().to_string().contains("no dtrain_state.toml"));
+        assert!(
+            read_position(place.path())
+                .unwrap_err()
+                .to_string()
+                .contains("no dtrain_state.toml")
+        );
         let buffers = path.join("optimizer.safetensors");
         let whole = fs::read(&buffers).unwrap();
         fs::write(&buffers, &whole[..whole.len() - 4]).unwrap();

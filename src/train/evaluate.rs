@@ -42,19 +42,29 @@ impl Evaluator {
         let begun = Instant::now();
         let (rank, world) = (collective.rank(), collective.world());
         let rows: Vec<u32> = evaluation_share(self.dataset.len(), rank, world).collect();
-        let batches: Vec<MicroBatch> =
-            rows.chunks(self.batch).map(|rows| MicroBatch { epoch: 0, rows: rows.to_vec() }).collect();
+        let batches: Vec<MicroBatch> = rows
+            .chunks(self.batch)
+            .map(|rows| MicroBatch {
+                epoch: 0,
+                rows: rows.to_vec(),
+            })
+            .collect();
         let mut loader = Loader::new(self.dataset.clone(), batches.into_iter(), self.loader.clone())?;
         let (mut loss, mut right, mut samples) = (0.0, 0, 0);
         while let Some(batch) = loader.next()? {
             if batch.samples.is_empty() {
                 continue;
             }
-            let logits_bc = model.infer(&batch.pixels_bchw.to_device(&self.device)?)?.to_device(&Device::Cpu)?;
+            let logits_bc = model
+                .infer(&batch.pixels_bchw.to_device(&self.device)?)?
+                .to_device(&Device::Cpu)?;
             loss += cross_entropy(&logits_bc, &batch.labels, self.label_smoothing, 1.0)?.sum_loss;
             let (logits, classes) = (values(&logits_bc)?, logits_bc.dims()[1]);
             let predictions = logits.chunks(classes).map(largest);
-            right += predictions.zip(&batch.labels).filter(|(class, label)| class == *label).count();
+            right += predictions
+                .zip(&batch.labels)
+                .filter(|(class, label)| class == *label)
+                .count();
             samples += batch.samples.len();
         }
         let mut sums = [loss, right as f64, samples as f64];

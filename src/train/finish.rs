@@ -38,7 +38,10 @@ impl Trainer<'_> {
             self.stages.add(Stage::Checkpoint, begun.elapsed());
             self.print_tables(&results, final_step);
         }
-        Ok(Summary { state: self.state, evaluation })
+        Ok(Summary {
+            state: self.state,
+            evaluation,
+        })
     }
 
     fn totals(&self) -> TotalsEntry {
@@ -57,7 +60,10 @@ impl Trainer<'_> {
     /// Takes over the values of the best checkpoint if the recipe wants them; the step that the final model is of.
     fn take_best_model(&mut self) -> Result<u64> {
         let last = self.state.global_step;
-        let best = self.state.best_global_step.filter(|&best| self.run.recipe.load_best_model_at_end && best != last);
+        let best = self
+            .state
+            .best_global_step
+            .filter(|&best| self.run.recipe.load_best_model_at_end && best != last);
         let Some(best) = best else { return Ok(last) };
         let parameters = self.model.parameters();
         let mut bytes = Vec::new();
@@ -126,7 +132,10 @@ impl Trainer<'_> {
         );
         println!("time of rank 0 in this session:\n{}", stages_table(&self.stages));
         if self.bad_images.count() > 0 {
-            println!("{} image(s) could not be read and were left out; they are named above", self.bad_images.count());
+            println!(
+                "{} image(s) could not be read and were left out; they are named above",
+                self.bad_images.count()
+            );
         }
         println!("results: {}", self.run.recipe.output_dir.display());
     }

@@ -15,7 +15,9 @@ pub struct GradientAudit {
 
 impl GradientAudit {
     pub fn new(parameters: &Parameters) -> GradientAudit {
-        GradientAudit { waiting: (0..parameters.entries.len()).collect() }
+        GradientAudit {
+            waiting: (0..parameters.entries.len()).collect(),
+        }
     }
 
     /// Every parameter has had a gradient.
@@ -27,7 +29,8 @@ impl GradientAudit {
     /// Errors: parameters, by name, with no gradient and no reason to have none.
     pub fn look(&mut self, parameters: &Parameters, step: u64) -> Result<()> {
         let (gradients, current) = (values(&parameters.gradients)?, values(&parameters.values)?);
-        let is_zero = |values: &[f32], entry: usize| values[parameters.entries[entry].range()].iter().all(|&v| v == 0.0);
+        let is_zero =
+            |values: &[f32], entry: usize| values[parameters.entries[entry].range()].iter().all(|&v| v == 0.0);
         self.waiting.retain(|&entry| is_zero(&gradients, entry));
         let cut_off: Vec<&str> = self
             .waiting
@@ -43,7 +46,11 @@ impl GradientAudit {
         }
         Err(Error::Training {
             step,
-            what: format!("no gradient reached {} trained parameter(s): {}", cut_off.len(), cut_off.join(", ")),
+            what: format!(
+                "no gradient reached {} trained parameter(s): {}",
+                cut_off.len(),
+                cut_off.join(", ")
+            ),
             fix: "this is a bug of dtrain, please report it with your model's config.json".into(),
         })
     }
@@ -87,7 +94,10 @@ pub fn same_values(collective: &dyn Collective, parameters: &Parameters) -> Resu
     if collective.world() == 1 {
         return Ok(());
     }
-    let bytes: Vec<u8> = values(&parameters.values)?.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let bytes: Vec<u8> = values(&parameters.values)?
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
     same_everywhere(collective, "the model", &bytes)
 }
 
@@ -118,7 +128,11 @@ mod tests {
     fn loras_a_may_wait_until_b_moves_and_no_longer() {
         let parameters = parameters();
         let mut audit = GradientAudit::new(&parameters);
-        set(&parameters, [0.0, 0.0, 1.0, 0.0, 0.0, 2.0], [1.0, 1.0, 0.0, 0.0, 1.0, 1.0]);
+        set(
+            &parameters,
+            [0.0, 0.0, 1.0, 0.0, 0.0, 2.0],
+            [1.0, 1.0, 0.0, 0.0, 1.0, 1.0],
+        );
         audit.look(&parameters, 0).unwrap();
         assert!(!audit.is_done());
         // A warm-up's first rate is 0: B has still not moved.
@@ -126,7 +140,11 @@ mod tests {
         set(&parameters, [0.0; 6], [1.0, 1.0, 0.1, 0.0, 1.0, 1.0]);
         let error = audit.look(&parameters, 2).unwrap_err().to_string();
         assert!(error.contains("step 2") && error.contains("q.lora_A.weight"), "{error}");
-        set(&parameters, [0.0, 1e-30, 0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.1, 0.0, 1.0, 1.0]);
+        set(
+            &parameters,
+            [0.0, 1e-30, 0.0, 0.0, 0.0, 0.0],
+            [1.0, 1.0, 0.1, 0.0, 1.0, 1.0],
+        );
         audit.look(&parameters, 2).unwrap();
         assert!(audit.is_done());
     }
@@ -134,8 +152,15 @@ mod tests {
     #[test]
     fn a_parameter_that_is_cut_off_is_named() {
         let parameters = parameters();
-        set(&parameters, [0.0, 0.0, 1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0, 1.0, 1.0]);
-        let error = GradientAudit::new(&parameters).look(&parameters, 0).unwrap_err().to_string();
+        set(
+            &parameters,
+            [0.0, 0.0, 1.0, 0.0, 0.0, 0.0],
+            [1.0, 1.0, 0.0, 0.0, 1.0, 1.0],
+        );
+        let error = GradientAudit::new(&parameters)
+            .look(&parameters, 0)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("1 trained parameter(s): classifier.weight"), "{error}");
     }
 

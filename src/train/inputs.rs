@@ -35,7 +35,11 @@ impl Splits {
         let open = |split: &str| {
             let dataset = Dataset::open(path, split, &columns)?;
             match dataset.len() {
-                0 => Err(Error::dataset(path, format!("split {split} has no samples"), "choose a larger slice")),
+                0 => Err(Error::dataset(
+                    path,
+                    format!("split {split} has no samples"),
+                    "choose a larger slice",
+                )),
                 _ => Ok(dataset),
             }
         };
@@ -47,9 +51,16 @@ impl Splits {
         match recipe.test_size {
             None => Ok(Splits { train, eval: None }),
             Some(size) => {
-                let size = if size < 1.0 { TestSize::Fraction(size) } else { TestSize::Count(size as usize) };
+                let size = if size < 1.0 {
+                    TestSize::Fraction(size)
+                } else {
+                    TestSize::Rows(size as usize)
+                };
                 let (train, eval) = train.train_test_split(size, recipe.seed)?;
-                Ok(Splits { train, eval: Some(eval) })
+                Ok(Splits {
+                    train,
+                    eval: Some(eval),
+                })
             }
         }
     }
@@ -63,9 +74,10 @@ impl Inputs {
         let training = match (recipe.method, &recipe.adapter) {
             (Method::Full, _) => Training::Full,
             (Method::Head, _) => Training::Head,
-            (Method::Lora, Some(adapter)) => {
-                Training::Lora(LoraConfig { dropout: recipe.lora_dropout, ..LoraConfig::read(adapter)? })
-            }
+            (Method::Lora, Some(adapter)) => Training::Lora(LoraConfig {
+                dropout: recipe.lora_dropout,
+                ..LoraConfig::read(adapter)?
+            }),
             (Method::Lora, None) => Training::Lora(LoraConfig::new(
                 recipe.lora_r,
                 recipe.lora_alpha,
@@ -78,6 +90,11 @@ impl Inputs {
         if let (Method::Lora, Some(adapter)) = (recipe.method, &recipe.adapter) {
             loaded.push(model.load_adapter(adapter)?);
         }
-        Ok(Inputs { splits, model, loaded, preprocessor })
+        Ok(Inputs {
+            splits,
+            model,
+            loaded,
+            preprocessor,
+        })
     }
 }

@@ -35,7 +35,12 @@ pub fn claim(recipe: &Recipe) -> Result<Vec<String>> {
     })?;
     let mut notes: Vec<String> = whole::clean(directory)?
         .into_iter()
-        .map(|name| format!("removed {name}, which a run that was killed left in {}", directory.display()))
+        .map(|name| {
+            format!(
+                "removed {name}, which a run that was killed left in {}",
+                directory.display()
+            )
+        })
         .collect();
     let found = contents(directory)?;
     if found.is_empty() || continues(recipe) {
@@ -43,17 +48,29 @@ pub fn claim(recipe: &Recipe) -> Result<Vec<String>> {
     }
     if !recipe.overwrite_output_dir {
         return Err(Error::usage(
-            format!("--output-dir {} holds another run: {}", directory.display(), found.join(", ")),
+            format!(
+                "--output-dir {} holds another run: {}",
+                directory.display(),
+                found.join(", ")
+            ),
             "continue it with --resume-from-checkpoint true, replace it with --overwrite-output-dir, or choose another",
         ));
     }
     for (_, path) in checkpoint::all(directory)? {
         whole::delete(&path)?;
     }
-    for path in RESULTS.iter().map(|name| directory.join(name)).filter(|path| path.is_file()) {
+    for path in RESULTS
+        .iter()
+        .map(|name| directory.join(name))
+        .filter(|path| path.is_file())
+    {
         fs::remove_file(&path).at("remove", &path)?;
     }
-    notes.push(format!("removed what another run left in {}: {}", directory.display(), found.join(", ")));
+    notes.push(format!(
+        "removed what another run left in {}: {}",
+        directory.display(),
+        found.join(", ")
+    ));
     Ok(notes)
 }
 
@@ -63,7 +80,10 @@ pub fn forget_after(directory: &Path, step: u64) -> Result<Vec<String>> {
     for (later, path) in checkpoint::all(directory)? {
         if later > step {
             whole::delete(&path)?;
-            notes.push(format!("removed {}, which is later than the step resumed from", path.display()));
+            notes.push(format!(
+                "removed {}, which is later than the step resumed from",
+                path.display()
+            ));
         }
     }
     Ok(notes)
@@ -75,7 +95,10 @@ fn continues(recipe: &Recipe) -> bool {
         None | Some("false") => false,
         Some("true") => true,
         Some(path) => {
-            let parent = Path::new(path).canonicalize().ok().and_then(|path| path.parent().map(Path::to_owned));
+            let parent = Path::new(path)
+                .canonicalize()
+                .ok()
+                .and_then(|path| path.parent().map(Path::to_owned));
             parent.is_some() && parent == recipe.output_dir.canonicalize().ok()
         }
     }
@@ -83,9 +106,16 @@ fn continues(recipe: &Recipe) -> bool {
 
 /// Names of what a run left in `directory`.
 fn contents(directory: &Path) -> Result<Vec<String>> {
-    let mut names: Vec<String> =
-        checkpoint::all(directory)?.into_iter().map(|(step, _)| format!("checkpoint-{step}")).collect();
-    names.extend(RESULTS.iter().filter(|name| directory.join(name).is_file()).map(|name| (*name).to_owned()));
+    let mut names: Vec<String> = checkpoint::all(directory)?
+        .into_iter()
+        .map(|(step, _)| format!("checkpoint-{step}"))
+        .collect();
+    names.extend(
+        RESULTS
+            .iter()
+            .filter(|name| directory.join(name).is_file())
+            .map(|name| (*name).to_owned()),
+    );
     Ok(names)
 }
 
@@ -94,12 +124,18 @@ mod tests {
     use super::*;
 
     fn recipe(directory: &Path) -> Recipe {
-        Recipe { output_dir: directory.to_owned(), ..crate::recipe::built_in("vit-lora").unwrap() }
+        Recipe {
+            output_dir: directory.to_owned(),
+            ..crate::recipe::built_in("vit-lora").unwrap()
+        }
     }
 
     fn names(directory: &Path) -> Vec<String> {
         let paths = whole::entries(directory).unwrap();
-        paths.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
+        paths
+            .iter()
+            .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+            .collect()
     }
 
     #[test]
@@ -113,17 +149,32 @@ mod tests {
         checkpoint::put(&directory, "my notes.txt", "mine").unwrap();
 
         let error = claim(&recipe(&directory)).unwrap_err().to_string();
-        for part in ["checkpoint-5, all_results.json", "--resume-from-checkpoint true", "--overwrite-output-dir"] {
+        for part in [
+            "checkpoint-5, all_results.json",
+            "--resume-from-checkpoint true",
+            "--overwrite-output-dir",
+        ] {
             assert!(error.contains(part), "{error}");
         }
-        let elsewhere = Recipe { resume_from_checkpoint: Some("/nowhere/checkpoint-1".into()), ..recipe(&directory) };
+        let elsewhere = Recipe {
+            resume_from_checkpoint: Some("/nowhere/checkpoint-1".into()),
+            ..recipe(&directory)
+        };
         assert!(claim(&elsewhere).is_err());
         for resumed in ["true", directory.join("checkpoint-5").to_str().unwrap()] {
-            claim(&Recipe { resume_from_checkpoint: Some(resumed.into()), ..recipe(&directory) }).unwrap();
+            claim(&Recipe {
+                resume_from_checkpoint: Some(resumed.into()),
+                ..recipe(&directory)
+            })
+            .unwrap();
         }
         assert_eq!(names(&directory), ["all_results.json", "checkpoint-5", "my notes.txt"]);
 
-        claim(&Recipe { overwrite_output_dir: true, ..recipe(&directory) }).unwrap();
+        claim(&Recipe {
+            overwrite_output_dir: true,
+            ..recipe(&directory)
+        })
+        .unwrap();
         assert_eq!(names(&directory), ["my notes.txt"]);
     }
 

@@ -21,7 +21,15 @@ pub struct Resumed {
 }
 
 /// What a run must have in common with the one that wrote its checkpoint; anything else may be changed on the way.
-const FIXED: &[&str] = &["method", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "seed", "shuffle"];
+const FIXED: &[&str] = &[
+    "method",
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_target_modules",
+    "seed",
+    "shuffle",
+];
 /// What says nothing about the numbers that come out.
 const IRRELEVANT: &[&str] = &[
     "resume_from_checkpoint",
@@ -39,8 +47,18 @@ const IRRELEVANT: &[&str] = &[
 ///
 /// With `true` it is the newest whole one in the output directory; there may be none yet, so that one command line serves
 /// a job's first start and every further one. Errors: it cannot be read; it belongs to another run.
-pub fn resume(run: &Run, parameters: &Parameters, classes: &[String], collective: &dyn Collective) -> Result<Option<Resumed>> {
-    let Some(asked) = run.recipe.resume_from_checkpoint.as_deref().filter(|&asked| asked != "false") else {
+pub fn resume(
+    run: &Run,
+    parameters: &Parameters,
+    classes: &[String],
+    collective: &dyn Collective,
+) -> Result<Option<Resumed>> {
+    let Some(asked) = run
+        .recipe
+        .resume_from_checkpoint
+        .as_deref()
+        .filter(|&asked| asked != "false")
+    else {
         return Ok(None);
     };
     let mut found = None;
@@ -50,7 +68,9 @@ pub fn resume(run: &Run, parameters: &Parameters, classes: &[String], collective
             directory => Some(read(Path::new(directory), parameters.count())?),
         };
         if let Some(found) = &mut found {
-            found.notes.extend(fits(&found.position, run, parameters, classes, &found.from)?);
+            found
+                .notes
+                .extend(fits(&found.position, run, parameters, classes, &found.from)?);
         }
     }
     hand_out(found, parameters.count(), collective)
@@ -64,7 +84,12 @@ fn read(directory: &Path, count: usize) -> Result<Resumed> {
         false => position.parameters.iter().map(|name| count_of(name)).sum(),
     };
     let buffers = checkpoint::read_buffers(directory, count)?;
-    Ok(Resumed { from: directory.to_owned(), position, buffers, notes: Vec::new() })
+    Ok(Resumed {
+        from: directory.to_owned(),
+        position,
+        buffers,
+        notes: Vec::new(),
+    })
 }
 
 /// The newest checkpoint of `output_dir` that can be read; those that cannot are noted.
@@ -87,7 +112,13 @@ fn newest(output_dir: &Path, count: usize) -> Result<Option<Resumed>> {
 }
 
 /// Errors unless `run` may continue from `position`; returns what has changed.
-fn fits(position: &Position, run: &Run, parameters: &Parameters, classes: &[String], from: &Path) -> Result<Vec<String>> {
+fn fits(
+    position: &Position,
+    run: &Run,
+    parameters: &Parameters,
+    classes: &[String],
+    from: &Path,
+) -> Result<Vec<String>> {
     let differs = |what: &str, then: &dyn std::fmt::Display, now: &dyn std::fmt::Display| {
         Err(Error::checkpoint(
             from,
@@ -120,7 +151,10 @@ fn fits(position: &Position, run: &Run, parameters: &Parameters, classes: &[Stri
     }
     let mut notes = Vec::new();
     if position.world != run.world {
-        notes.push(format!("ranks: {} then, {} now; the global batch is the same", position.world, run.world));
+        notes.push(format!(
+            "ranks: {} then, {} now; the global batch is the same",
+            position.world, run.world
+        ));
     }
     let keys = then.keys().chain(now.keys().filter(|key| !then.contains_key(*key)));
     for key in keys.filter(|key| !IRRELEVANT.contains(&key.as_str()) && then.get(*key) != now.get(*key)) {
@@ -138,8 +172,16 @@ fn hand_out(found: Option<Resumed>, count: usize, collective: &dyn Collective) -
     let (mut from, mut notes) = (PathBuf::new(), Vec::new());
     if let Some(found) = found {
         text = checkpoint::position_text(&found.position).into_bytes();
-        let Buffers { values: trained, first_moments, second_moments } = found.buffers;
-        values = [trained, first_moments, second_moments].concat().iter().flat_map(|v| v.to_le_bytes()).collect();
+        let Buffers {
+            values: trained,
+            first_moments,
+            second_moments,
+        } = found.buffers;
+        values = [trained, first_moments, second_moments]
+            .concat()
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect();
         (from, notes) = (found.from, found.notes);
     }
     let text = share(collective, text)?;
@@ -147,11 +189,24 @@ fn hand_out(found: Option<Resumed>, count: usize, collective: &dyn Collective) -
         return Ok(None);
     }
     let position = checkpoint::parse_position(&from, &String::from_utf8_lossy(&text))?;
-    let values: Vec<f32> =
-        share(collective, values)?.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let values: Vec<f32> = share(collective, values)?
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes))
+        .collect();
     let part = |index: usize| values[index * count..(index + 1) * count].to_vec();
-    let buffers = Buffers { values: part(0), first_moments: part(1), second_moments: part(2) };
-    Ok(Some(Resumed { from, position, buffers, notes }))
+    let buffers = Buffers {
+        values: part(0),
+        first_moments: part(1),
+        second_moments: part(2),
+    };
+    Ok(Some(Resumed {
+        from,
+        position,
+        buffers,
+        notes,
+    }))
 }
 
 fn table(recipe: &Recipe) -> toml::Table {
@@ -161,5 +216,8 @@ fn table(recipe: &Recipe) -> toml::Table {
 /// Values of a parameter that is named `classifier.weight [10, 192]`.
 fn count_of(name: &str) -> usize {
     let shape = name.rsplit('[').next().unwrap_or_default().trim_end_matches(']');
-    shape.split(',').filter_map(|size| size.trim().parse::<usize>().ok()).product()
+    shape
+        .split(',')
+        .filter_map(|size| size.trim().parse::<usize>().ok())
+        .product()
 }

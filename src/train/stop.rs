@@ -21,7 +21,10 @@ pub struct StopRequests {
 impl StopRequests {
     pub fn listen() -> Result<StopRequests> {
         let latest = Arc::new(AtomicUsize::new(0));
-        let mut requests = StopRequests { latest: latest.clone(), listeners: Vec::new() };
+        let mut requests = StopRequests {
+            latest: latest.clone(),
+            listeners: Vec::new(),
+        };
         for signal in [SIGTERM, SIGINT, SIGUSR1] {
             // Armed by the first signal, so it acts on the second; it must be registered before what arms it.
             let again = Arc::new(AtomicBool::new(false));

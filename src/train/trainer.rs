@@ -8,8 +8,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::Device;
-
 use super::bad_images::BadImages;
 use super::checkpoint::{self, LossSums, Position};
 use super::evaluate::Evaluator;
@@ -67,11 +65,18 @@ impl<'a> Trainer<'a> {
         let collective = &**collective;
         let stop = StopRequests::listen()?;
         let recipe = &run.recipe;
-        let Inputs { splits, model, preprocessor, .. } = inputs;
+        let Inputs {
+            splits,
+            model,
+            preprocessor,
+            ..
+        } = inputs;
         let first = collective.rank() == 0;
         let mut notes = if first { output::claim(recipe)? } else { Vec::new() };
         same_everywhere(collective, "the recipe", recipe.to_toml().as_bytes())?;
-        let labels: Vec<u8> = (0..splits.train.len()).flat_map(|row| splits.train.label(row).to_le_bytes()).collect();
+        let labels: Vec<u8> = (0..splits.train.len())
+            .flat_map(|row| splits.train.label(row).to_le_bytes())
+            .collect();
         same_everywhere(collective, "the training set", &labels)?;
         health::same_values(collective, model.parameters())?;
 
@@ -87,20 +92,38 @@ impl<'a> Trainer<'a> {
         )?;
         let (mut state, mut losses, mut seconds_before) = (new_state(run), LossSums::default(), 0.0);
         if let Some(resumed) = resume::resume(run, parameters, splits.train.classes(), collective)? {
-            let Position { state: then, losses: sums, seconds, .. } = resumed.position;
-            storage::update(&parameters.values, |values| values.copy_from_slice(&resumed.buffers.values))?;
-            storage::update(&optimizer.first_moments, |m| m.copy_from_slice(&resumed.buffers.first_moments))?;
-            storage::update(&optimizer.second_moments, |v| v.copy_from_slice(&resumed.buffers.second_moments))?;
+            let Position {
+                state: then,
+                losses: sums,
+                seconds,
+                ..
+            } = resumed.position;
+            storage::update(&parameters.values, |values| {
+                values.copy_from_slice(&resumed.buffers.values)
+            })?;
+            storage::update(&optimizer.first_moments, |m| {
+                m.copy_from_slice(&resumed.buffers.first_moments)
+            })?;
+            storage::update(&optimizer.second_moments, |v| {
+                v.copy_from_slice(&resumed.buffers.second_moments)
+            })?;
             optimizer.steps = resumed.position.optimizer_steps;
             state = continued(state, then);
             (losses, seconds_before) = (sums, seconds);
-            notes.push(format!("resumed from {} after step {}", resumed.from.display(), state.global_step));
+            notes.push(format!(
+                "resumed from {} after step {}",
+                resumed.from.display(),
+                state.global_step
+            ));
             notes.extend(resumed.notes);
             if first {
                 notes.extend(output::forget_after(&recipe.output_dir, state.global_step)?);
             }
         } else if recipe.resume_from_checkpoint.as_deref() == Some("true") {
-            notes.push(format!("no checkpoint in {} yet: beginning anew", recipe.output_dir.display()));
+            notes.push(format!(
+                "no checkpoint in {} yet: beginning anew",
+                recipe.output_dir.display()
+            ));
         }
 
         let plan = Plan {
@@ -203,12 +226,19 @@ impl<'a> Trainer<'a> {
                 continue;
             }
             let pixels_bchw = batch.pixels_bchw.to_device(&self.run.device)?;
-            let dropout = DropoutNames { seed: recipe.seed, epoch: batch.epoch, samples: &batch.samples };
-            let logits_bc = self.stages.time(Stage::Forward, || self.model.forward(&pixels_bchw, Some(&dropout)))?;
+            let dropout = DropoutNames {
+                seed: recipe.seed,
+                epoch: batch.epoch,
+                samples: &batch.samples,
+            };
+            let logits_bc = self
+                .stages
+                .time(Stage::Forward, || self.model.forward(&pixels_bchw, Some(&dropout)))?;
             let scale = 1.0 / planned as f64;
             let entropy = cross_entropy(&logits_bc, &batch.labels, recipe.label_smoothing_factor, scale)?;
             health::finite_loss(entropy.sum_loss, step, self.collective, &batch.samples)?;
-            self.stages.time(Stage::Backward, || self.model.backward(&entropy.dlogits_bc))?;
+            self.stages
+                .time(Stage::Backward, || self.model.backward(&entropy.dlogits_bc))?;
             loss += entropy.sum_loss;
             images += batch.samples.len();
         }
@@ -222,9 +252,15 @@ impl<'a> Trainer<'a> {
         })?;
         let [loss, images, stop] = sums;
         let learning_rate = self.rate.at(step);
-        let mut done = Done { learning_rate, result: None, images: images as usize, stop: stop > 0.0 };
+        let mut done = Done {
+            learning_rate,
+            result: None,
+            images: images as usize,
+            stop: stop > 0.0,
+        };
         if done.images < planned {
-            self.bad_images.tell(self.collective, "training", &self.loader.bad_images())?;
+            self.bad_images
+                .tell(self.collective, "training", &self.loader.bad_images())?;
         }
         if done.images > 0 {
             let norm = self.stages.time(Stage::Optimizer, || -> Result<f64> {
@@ -281,9 +317,9 @@ impl<'a> Trainer<'a> {
     /// Evaluates the model as it is now and notes the figures in the history; there must be a validation set.
     pub(super) fn evaluate(&mut self) -> Result<EvaluationEntry> {
         let evaluator = self.evaluator.as_ref().expect("a validation set");
-        let done = self
-            .stages
-            .time(Stage::Evaluation, || evaluator.evaluate(&self.model, self.collective, &mut self.bad_images))?;
+        let done = self.stages.time(Stage::Evaluation, || {
+            evaluator.evaluate(&self.model, self.collective, &mut self.bad_images)
+        })?;
         let entry = EvaluationEntry {
             epoch: self.state.epoch,
             eval_accuracy: done.accuracy,
@@ -316,8 +352,11 @@ impl<'a> Trainer<'a> {
         if self.state.best_metric.is_none_or(|best| metric.better(figure, best)) {
             self.state.best_metric = Some(figure);
             self.state.best_global_step = Some(step);
-            self.state.best_model_checkpoint =
-                saved.then(|| checkpoint::path(&self.run.recipe.output_dir, step).display().to_string());
+            self.state.best_model_checkpoint = saved.then(|| {
+                checkpoint::path(&self.run.recipe.output_dir, step)
+                    .display()
+                    .to_string()
+            });
         }
     }
 
@@ -344,10 +383,16 @@ impl<'a> Trainer<'a> {
     pub(super) fn write_model(&self, directory: &std::path::Path) -> Result<()> {
         let recipe = &self.run.recipe;
         match recipe.method {
-            Method::Lora => self.model.save_adapter(directory, recipe.adapter_format, &recipe.model)?,
+            Method::Lora => self
+                .model
+                .save_adapter(directory, recipe.adapter_format, &recipe.model)?,
             Method::Full | Method::Head => self.model.save_full(directory)?,
         }
-        checkpoint::put(directory, crate::data::preprocessor::FILE_NAME, &self.preprocessor.to_json())
+        checkpoint::put(
+            directory,
+            crate::data::preprocessor::FILE_NAME,
+            &self.preprocessor.to_json(),
+        )
     }
 
     fn position(&self) -> Position {

@@ -53,7 +53,9 @@ pub fn delete(path: &Path) -> Result<()> {
 pub fn clean(directory: &Path) -> Result<Vec<String>> {
     let mut removed = Vec::new();
     for entry in entries(directory)? {
-        let Some(name) = entry.file_name().and_then(|name| name.to_str()) else { continue };
+        let Some(name) = entry.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
         let original = name.strip_prefix(REPLACED).map(|name| directory.join(name));
         match original {
             Some(original) if !original.exists() => fs::rename(&entry, &original).at("rename", &entry)?,
@@ -95,7 +97,9 @@ fn write_beside(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<(
 }
 
 fn sync_directory(path: &Path) -> Result<()> {
-    File::open(path).and_then(|directory| directory.sync_all()).at("write", path)
+    File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .at("write", path)
 }
 
 /// Removes a directory if it is there.
@@ -130,7 +134,10 @@ mod tests {
 
     fn names(directory: &Path) -> Vec<String> {
         let paths = entries(directory).unwrap();
-        paths.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
+        paths
+            .iter()
+            .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+            .collect()
     }
 
     #[test]
@@ -139,7 +146,10 @@ mod tests {
         let path = place.path().join("checkpoint-7");
         directory(&path, |d| put(d, "a", "old").and_then(|()| put(d, "b", "old"))).unwrap();
         directory(&path, |d| put(d, "a", "new")).unwrap();
-        assert_eq!((names(place.path()), names(&path)), (vec!["checkpoint-7".into()], vec!["a".into()]));
+        assert_eq!(
+            (names(place.path()), names(&path)),
+            (vec!["checkpoint-7".into()], vec!["a".into()])
+        );
         assert_eq!(fs::read_to_string(path.join("a")).unwrap(), "new");
     }
 
@@ -173,10 +183,21 @@ mod tests {
             put(&place.path().join(name), "file", name).unwrap();
         };
         // Killed while writing 3, between the two renames of 2, after both of 1, and while deleting 0.
-        for name in [".writing-c-3", ".replaced-c-2", ".writing-c-2", "c-1", ".replaced-c-1", ".deleted-c-0", ".hidden"] {
+        for name in [
+            ".writing-c-3",
+            ".replaced-c-2",
+            ".writing-c-2",
+            "c-1",
+            ".replaced-c-1",
+            ".deleted-c-0",
+            ".hidden",
+        ] {
             make(name);
         }
-        assert_eq!(clean(place.path()).unwrap(), [".deleted-c-0", ".replaced-c-1", ".writing-c-2", ".writing-c-3"]);
+        assert_eq!(
+            clean(place.path()).unwrap(),
+            [".deleted-c-0", ".replaced-c-1", ".writing-c-2", ".writing-c-3"]
+        );
         assert_eq!(names(place.path()), [".hidden", "c-1", "c-2"]);
         assert_eq!(fs::read_to_string(place.path().join("c-1/file")).unwrap(), "c-1");
     }
