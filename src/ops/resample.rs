@@ -12,7 +12,6 @@ mod kernels;
 use std::ops::Range;
 
 pub use axis::{Axis, Filter};
-use kernels::Kernels;
 
 /// Bytes behind the last sample of every row that is read: the kernels load whole vectors.
 pub const ROW_SLACK: usize = 64;
@@ -64,31 +63,16 @@ impl Planes {
 }
 
 /// Resizes pictures; keeps its working memory.
+#[derive(Default)]
 pub struct Resampler {
-    kernels: Kernels,
-    /// The horizontal pass' result.
+    /// The horizontal pass' result, where it comes first.
     narrowed: Planes,
     line: Vec<u8>,
-    /// The vertical pass' result, where it comes first.
+    /// The vertical pass' result, where that comes first.
     wide_line: Vec<u8>,
 }
 
-impl Default for Resampler {
-    fn default() -> Self {
-        Resampler::new(Kernels::best())
-    }
-}
-
 impl Resampler {
-    fn new(kernels: Kernels) -> Self {
-        Resampler {
-            kernels,
-            narrowed: Planes::default(),
-            line: Vec::new(),
-            wide_line: Vec::new(),
-        }
-    }
-
     /// Calls `emit(channel, row, samples)` for each channel and each row of `vertical.outputs()`, in this order of nesting;
     /// `samples` are those of `horizontal.outputs()`.
     ///
@@ -127,25 +111,25 @@ impl Resampler {
         mut emit: impl FnMut(usize, usize, &[u8]),
     ) {
         let width = horizontal.outputs().len();
-        self.narrowed.reshape(0..width, vertical.inputs());
+        self.narrowed.reshape(0..width, 0..vertical.inputs().len());
         self.line.resize(width + ROW_SLACK, 0);
         let first = horizontal.inputs().start + origin.0 - source.columns.start;
         for channel in 0..3 {
-            for y in vertical.inputs() {
+            for (input, y) in vertical.inputs().enumerate() {
                 let from = &source.row(channel, y + origin.1)[first..];
-                let to = self.narrowed.row_mut(channel, y);
+                let to = self.narrowed.row_mut(channel, input);
                 match horizontal.is_identity() {
                     true => to[..width].copy_from_slice(&from[..width]),
-                    false => self.kernels.horizontal(horizontal, from, to),
+                    false => horizontal.kernels.horizontal(horizontal, from, to),
                 }
             }
             for (at, y) in vertical.outputs().enumerate() {
                 if vertical.is_identity() {
-                    emit(channel, y, &self.narrowed.row(channel, y)[..width]);
+                    emit(channel, y, &self.narrowed.row(channel, at)[..width]);
                     continue;
                 }
                 let rows = |input: usize| self.narrowed.row(channel, input);
-                self.kernels.vertical(vertical, at, rows, width, &mut self.line);
+                vertical.kernels.vertical(vertical, at, rows, width, &mut self.line);
                 emit(channel, y, &self.line[..width]);
             }
         }
@@ -164,14 +148,16 @@ impl Resampler {
         self.wide_line.resize(wide + ROW_SLACK, 0);
         self.line.resize(width + ROW_SLACK, 0);
         for channel in 0..3 {
-            let rows = |input: usize| &source.row(channel, input + origin.1)[first..];
+            let rows = |input: usize| &source.row(channel, input + vertical.inputs().start + origin.1)[first..];
             for (at, y) in vertical.outputs().enumerate() {
-                self.kernels.vertical(vertical, at, rows, wide, &mut self.wide_line);
+                vertical.kernels.vertical(vertical, at, rows, wide, &mut self.wide_line);
                 if horizontal.is_identity() {
                     emit(channel, y, &self.wide_line[..width]);
                     continue;
                 }
-                self.kernels.horizontal(horizontal, &self.wide_line, &mut self.line);
+                horizontal
+                    .kernels
+                    .horizontal(horizontal, &self.wide_line, &mut self.line);
                 emit(channel, y, &self.line[..width]);
             }
         }

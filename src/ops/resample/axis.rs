@@ -2,8 +2,13 @@
 
 use std::ops::Range;
 
+use super::kernels::Kernels;
+
 /// Bits behind the point of a weight: a sum of u8 samples and their weights stays below 2^31.
 pub(super) const WEIGHT_BITS: u32 = 32 - 8 - 2;
+
+/// Outputs are padded to a multiple of this in `words` and `first`: the widest kernel makes as many at once.
+pub(super) const LANES: usize = 16;
 
 /// Pillow's filters; the numbers are its `Resampling` enumeration, which `preprocessor_config.json` uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +43,7 @@ impl Filter {
     }
 
     /// Not normalized; `x` in samples from the centre.
+    #[inline(always)]
     fn weight(self, x: f64) -> f64 {
         use std::f64::consts::PI;
         let sinc = |x: f64| if x == 0.0 { 1.0 } else { (x * PI).sin() / (x * PI) };
@@ -64,22 +70,44 @@ impl Filter {
 }
 
 /// One direction of a resize, restricted to a window of its outputs. Keeps its memory when it is set anew.
-#[derive(Default)]
 pub struct Axis {
+    pub(super) kernels: Kernels,
     /// Inputs and outputs in all.
     size: (usize, usize),
     outputs: Range<usize>,
     inputs: Range<usize>,
-    /// Weights per output, a multiple of four; unused ones are 0.
-    pub(super) taps: usize,
-    /// First input of each output.
+    /// Most inputs of an output.
+    taps: usize,
+    /// First input of each output, counted from `inputs.start`; padded with the last one.
     pub(super) first: Vec<u32>,
-    /// `[outputs, taps]`, in units of 2^-22.
-    pub(super) weights: Vec<i32>,
+    /// `[outputs, taps]`, in units of 2^-22; unused ones are 0.
+    weights: Vec<i32>,
+    /// The weights as the kernels want them; see there.
+    pub(super) words: Vec<i32>,
     scratch: Vec<f64>,
 }
 
+impl Default for Axis {
+    fn default() -> Self {
+        Axis::with(Kernels::best())
+    }
+}
+
 impl Axis {
+    pub(super) fn with(kernels: Kernels) -> Axis {
+        Axis {
+            kernels,
+            size: (0, 0),
+            outputs: 0..0,
+            inputs: 0..0,
+            taps: 0,
+            first: Vec::new(),
+            weights: Vec::new(),
+            words: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
     pub fn new(inputs: usize, outputs: usize, filter: Filter, window: Range<usize>) -> Axis {
         let mut axis = Axis::default();
         axis.set(inputs, outputs, filter, window);
@@ -99,41 +127,71 @@ impl Axis {
             return;
         }
         let scale = inputs as f64 / outputs as f64;
+        // One instance per filter, so that its arithmetic is compiled into the loop.
+        match filter {
+            Filter::Nearest => self.set_nearest(scale),
+            Filter::Bilinear => self.set_weights(scale, filter.support(), |x| Filter::Bilinear.weight(x)),
+            Filter::Bicubic => self.set_weights(scale, filter.support(), |x| Filter::Bicubic.weight(x)),
+            _ => self.set_weights(scale, filter.support(), |x| filter.weight(x)),
+        }
+        let end = (self.outputs.len() - 1) * self.taps;
+        let last = self.weights[end..].iter().rposition(|weight| *weight != 0).unwrap_or(0);
+        let first = self.first[0];
+        self.inputs = first as usize..(self.first[self.first.len() - 1] as usize + last + 1).min(inputs);
+        for at in &mut self.first {
+            *at -= first;
+        }
+        let padded = self.first.len().next_multiple_of(LANES);
+        self.first.resize(padded, self.first[self.first.len() - 1]);
+        self.kernels.pack(&self.weights, self.taps, &mut self.words);
+    }
+
+    fn set_weights(&mut self, scale: f64, support: f64, weight: impl Fn(f64) -> f64) {
+        let inputs = self.size.0;
         let filter_scale = scale.max(1.0);
-        let support = filter.support() * filter_scale;
-        self.taps = (support.ceil() as usize * 2 + 1).next_multiple_of(4);
+        let support = support * filter_scale;
+        let inverse = 1.0 / filter_scale;
+        let bounds = |output: usize| {
+            let center = (output as f64 + 0.5) * scale;
+            let first = (center - support + 0.5).max(0.0) as usize;
+            (center, first, ((center + support + 0.5) as usize).min(inputs))
+        };
+        let count = |output: usize| bounds(output).2 - bounds(output).1;
+        self.taps = self.outputs.clone().map(count).max().unwrap_or(0);
         self.first.clear();
         self.weights.clear();
-        self.weights.resize(window.len() * self.taps, 0);
-        let mut end = 0;
-        for (at, output) in window.enumerate() {
-            let (first, last) = match filter {
-                Filter::Nearest => {
-                    let nearest = nearest_input(output, scale).min(inputs - 1);
-                    (nearest, nearest + 1)
-                }
-                _ => {
-                    let center = (output as f64 + 0.5) * scale;
-                    let first = (center - support + 0.5).max(0.0) as usize;
-                    (first, ((center + support + 0.5) as usize).min(inputs))
-                }
-            };
-            let center = (output as f64 + 0.5) * scale;
-            let inverse = 1.0 / filter_scale;
-            self.scratch.clear();
-            self.scratch
-                .extend((first..last).map(|input| filter.weight((input as f64 - center + 0.5) * inverse)));
-            let sum: f64 = self.scratch.iter().sum();
-            let weights = &mut self.weights[at * self.taps..][..last - first];
-            for (fixed, &real) in weights.iter_mut().zip(&self.scratch) {
-                let real = if sum != 0.0 { real / sum } else { real };
-                let scaled = real * (1 << WEIGHT_BITS) as f64;
-                *fixed = (scaled + if real < 0.0 { -0.5 } else { 0.5 }) as i32;
+        self.weights.resize(self.outputs.len() * self.taps, 0);
+        self.scratch.resize(self.taps, 0.0);
+        for (output, weights) in self.outputs.clone().zip(self.weights.chunks_exact_mut(self.taps)) {
+            let (center, first, last) = bounds(output);
+            let real = &mut self.scratch[..last - first];
+            let mut sum = 0.0;
+            for (real, input) in real.iter_mut().zip(first..) {
+                *real = weight((input as f64 - center + 0.5) * inverse);
+                sum += *real;
+            }
+            let sum = if sum != 0.0 { sum } else { 1.0 };
+            for (fixed, &real) in weights.iter_mut().zip(&*real) {
+                let scaled = real / sum * (1 << WEIGHT_BITS) as f64;
+                *fixed = (scaled + 0.5f64.copysign(scaled)) as i32;
             }
             self.first.push(first as u32);
-            end = end.max(last);
         }
-        self.inputs = self.first[0] as usize..end;
+    }
+
+    /// Pillow walks along the outputs and adds `scale` up; so do we, for the same rounding.
+    fn set_nearest(&mut self, scale: f64) {
+        self.taps = 1;
+        self.weights.clear();
+        self.weights.resize(self.outputs.len(), 1 << WEIGHT_BITS);
+        self.first.clear();
+        let mut at = scale * 0.5;
+        for output in 0..self.outputs.end {
+            if output >= self.outputs.start {
+                self.first.push((at as usize).min(self.size.0 - 1) as u32);
+            }
+            at += scale;
+        }
     }
 
     /// The outputs that are computed.
@@ -156,17 +214,13 @@ impl Axis {
         self.size.0 as isize - self.size.1 as isize
     }
 
-    /// First input and weights of output `at`, counted from the window's start.
+    /// First input, counted from `inputs().start`, and weights of output `at`, counted from `outputs().start`.
     pub(super) fn output(&self, at: usize) -> (usize, &[i32]) {
         (self.first[at] as usize, &self.weights[at * self.taps..][..self.taps])
     }
-}
 
-/// Pillow walks along the outputs and adds `scale` up; so do we, for the same rounding.
-fn nearest_input(output: usize, scale: f64) -> usize {
-    let mut at = scale * 0.5;
-    for _ in 0..output {
-        at += scale;
+    /// Number of groups of four weights.
+    pub(super) fn quads(&self) -> usize {
+        self.taps.div_ceil(4)
     }
-    at as usize
 }
