@@ -272,10 +272,8 @@ fn messages(path: &Path) -> Result<(Schema, Vec<Batch>)> {
     };
     let number = |at: u64| Ok::<u32, Error>(u32::from_le_bytes(read(at..at + 4)?.try_into().expect("4 bytes")));
 
-    let mut at = match length >= 8 && read(0..8)? == FILE_FORMAT {
-        true => 8,
-        false => 0,
-    };
+    let file_format = length >= 8 && read(0..8)? == FILE_FORMAT;
+    let mut at = if file_format { 8 } else { 0 };
     let mut schema = None;
     let mut batches = Vec::new();
     loop {
@@ -290,6 +288,10 @@ fn messages(path: &Path) -> Result<(Schema, Vec<Batch>)> {
             at += 4;
         }
         if size == 0 {
+            // Some writers pad the mark of the file format to more than 8 bytes.
+            if file_format && schema.is_none() {
+                continue;
+            }
             break;
         }
         let header = read(at..at + size as u64)?;
