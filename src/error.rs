@@ -3,6 +3,8 @@
 //! A message is read by somebody who typed a command, so every variant carries the place (file, row, tensor, flag)
 //! and a remedy. Bugs of ours panic instead.
 
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -122,6 +124,28 @@ impl<T> IoContext<T> for std::io::Result<T> {
             source,
         })
     }
+}
+
+thread_local! {
+    /// Whether this thread is inside of [`catch_foreign_panic`].
+    static FOREIGN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls foreign code that may panic on damaged input, which is no bug of ours; a panic's text is the error.
+pub fn catch_foreign_panic<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+    let outside = FOREIGN.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(call));
+    FOREIGN.set(outside);
+    result.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        text.unwrap_or("no further reason").to_owned()
+    })
+}
+
+/// Whether a panic of this thread will be caught and become an error: a panic hook leaves it alone.
+pub fn panic_becomes_an_error() -> bool {
+    FOREIGN.get()
 }
 
 fn io_remedy(source: &std::io::Error) -> &'static str {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Collective, join};
-use crate::error::Result;
+use crate::error::{Result, panic_becomes_an_error};
 
 /// Joins the job of this process, runs `body` and leaves in order; the process's exit code.
 /// A failure of `body` prints one message with rank and host and ends every rank of the job.
@@ -19,8 +19,9 @@ pub fn job(body: impl FnOnce(&Arc<dyn Collective>) -> Result<()>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if collective.world() > 1 {
-        end_all_on_panic(collective.clone());
+    match collective.world() {
+        1 => keep_quiet_about_foreign_panics(),
+        _ => end_all_on_panic(collective.clone()),
     }
     match body(&collective) {
         Ok(()) => {
@@ -52,8 +53,20 @@ pub fn host() -> String {
 fn end_all_on_panic(collective: Arc<dyn Collective>) {
     let place = place(&*collective);
     std::panic::set_hook(Box::new(move |panic| {
+        if panic_becomes_an_error() {
+            return;
+        }
         eprintln!("error on {place}: {panic}\n  to do: this is a bug of dtrain, please report it");
         collective.abort(101)
+    }));
+}
+
+fn keep_quiet_about_foreign_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !panic_becomes_an_error() {
+            usual(panic)
+        }
     }));
 }
 

@@ -209,7 +209,8 @@ mod tests {
     /// Expected values: `datasets.arrow_reader.ReadInstruction.from_spec(..).to_absolute(..)` of datasets 5.2.0.
     #[test]
     fn slices_are_those_of_datasets() {
-        let table: &[(&str, usize, &[(usize, usize)])] = &[
+        type Row<'a> = (&'a str, usize, &'a [(usize, usize)]);
+        let table: &[Row] = &[
             ("train", 800, &[(0, 800)]),
             ("train", 5, &[(0, 5)]),
             ("train[:5000]", 800, &[(0, 800)]),

@@ -37,7 +37,7 @@ fn torture(path: &Path, rows: usize, a_cut_must_fail: impl Fn(usize) -> bool) {
     let good = std::fs::read(path).unwrap();
     assert!(read_all(path, rows));
     for length in (0..good.len()).step_by(good.len() / 400 + 1) {
-        std::fs::write(path, &good[..length]).unwrap();
+        replace(path, &good[..length]);
         assert!(
             !read_all(path, rows) || !a_cut_must_fail(length),
             "cut to {length} of {} bytes",
@@ -48,13 +48,19 @@ fn torture(path: &Path, rows: usize, a_cut_must_fail: impl Fn(usize) -> bool) {
     for (number, place) in (0..good.len()).step_by(good.len() / 3000 + 1).enumerate() {
         let mut bad = good.clone();
         bad[place] ^= 1 << (number % 8);
-        std::fs::write(path, &bad).unwrap();
+        replace(path, &bad);
         worked += read_all(path, rows) as usize;
     }
     // A bit within an image, or within statistics, is nobody's business here.
     eprintln!("{}: {worked} files with one wrong bit were read", path.display());
-    std::fs::write(path, &good).unwrap();
+    replace(path, &good);
     assert!(read_all(path, rows));
+}
+
+/// A new file each time: writing over an old one makes some file systems wait for the disk.
+fn replace(path: &Path, bytes: &[u8]) {
+    std::fs::remove_file(path).unwrap();
+    std::fs::write(path, bytes).unwrap();
 }
 
 #[test]

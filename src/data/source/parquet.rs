@@ -8,8 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use parquet::arrow::parquet_to_arrow_schema;
-use parquet::basic::{ConvertedType, LogicalType, Type as Physical};
+use parquet::basic::Type as Physical;
 use parquet::column::page::PageReader;
 use parquet::column::reader::ColumnReaderImpl;
 use parquet::data_type::{AsBytes, BoolType, ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
@@ -17,10 +16,11 @@ use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::ChunkReader;
 use parquet::file::serialized_reader::SerializedPageReader;
-use parquet::schema::types::ColumnDescriptor;
+use parquet::schema::types::ColumnDescPtr;
 
 use super::cache::BlockCache;
-use super::features::{Columns, Features, StoredColumn, StoredKind};
+use super::features::{Columns, Features};
+use super::parquet_columns::ParquetColumns;
 use super::parquet_file::{self, Pieces, guarded};
 use super::shard::{Cell, Labels, Table};
 use crate::error::{Error, Result};
@@ -50,77 +50,27 @@ pub(super) struct Page {
 impl ParquetShard {
     pub fn open(path: PathBuf, name: &str, columns: &Columns, features: Option<&Features>) -> Result<Self> {
         let metadata = parquet_file::footer(&path)?;
-        let own_features = declared(&metadata);
-        let features = own_features.as_ref().or(features).cloned().unwrap_or_default();
-
-        let schema = metadata.file_metadata().schema_descr();
-        let roots = schema.root_schema().get_fields();
-        let leaves_of =
-            |root: usize| (0..schema.num_columns()).filter(move |&leaf| schema.get_column_root_idx(leaf) == root);
-        let leaf_of = |root: usize, path: &[&str]| {
-            leaves_of(root).find(|&leaf| schema.column(leaf).path().parts()[1..].iter().eq(path.iter()))
-        };
-        let stored: Vec<StoredColumn> = (0..roots.len())
-            .map(|root| StoredColumn {
-                name: roots[root].name().to_owned(),
-                kind: match leaves_of(root).next() {
-                    Some(leaf) if schema.column(leaf).path().parts().len() == 1 => kind_of(&schema.column(leaf)),
-                    Some(_) => match (leaf_of(root, &["bytes"]), leaf_of(root, &["path"])) {
-                        (Some(leaf), _) if kind_of(&schema.column(leaf)) == StoredKind::Binary => {
-                            StoredKind::ImageStruct
-                        }
-                        (None, Some(leaf)) if kind_of(&schema.column(leaf)) == StoredKind::Text => {
-                            StoredKind::ImageStruct
-                        }
-                        _ => StoredKind::Other,
-                    },
-                    None => StoredKind::Other,
-                },
-            })
-            .collect();
-        let chosen = features.choose(&stored, columns, &path)?;
-        let place = |name: &str| {
-            stored
-                .iter()
-                .position(|column| column.name == name)
-                .expect("chosen from these")
-        };
-
-        let image = place(&chosen.image);
-        let (image_bytes, image_path) = match stored[image].kind {
-            StoredKind::Binary => (leaf_of(image, &[]), None),
-            StoredKind::Text => (None, leaf_of(image, &[])),
-            _ => (
-                leaf_of(image, &["bytes"]),
-                leaf_of(image, &["path"]).filter(|&leaf| kind_of(&schema.column(leaf)) == StoredKind::Text),
-            ),
-        };
-        let label = leaf_of(place(&chosen.label), &[]).expect("a label column has no parts");
-
+        let found = ParquetColumns::find(&metadata, columns, features, &path)?;
         let mut group_starts = vec![0];
         for group in metadata.row_groups() {
             group_starts.push(group_starts[group_starts.len() - 1] + group.num_rows() as usize);
         }
-        let others = stored.into_iter().map(|column| column.name);
-        let others = others
-            .filter(|name| *name != chosen.image && *name != chosen.label)
-            .collect();
         Ok(ParquetShard {
             table: Table {
                 path,
                 name: name.to_owned(),
                 rows: group_starts[group_starts.len() - 1],
-                image_column: chosen.image,
-                label_column: chosen.label,
-                other_columns: others,
-                classes: chosen.classes,
+                image_column: found.chosen.image,
+                label_column: found.chosen.label,
+                other_columns: found.others,
+                classes: found.chosen.classes,
             },
             page_starts: metadata.row_groups().iter().map(|_| OnceLock::new()).collect(),
             metadata,
             group_starts,
-            label,
-            image_bytes,
-            image_path,
+            label: found.label,
+            image_bytes: found.image_bytes,
+            image_path: found.image_path,
         })
     }
 
@@ -279,54 +229,10 @@ impl ParquetShard {
     }
 }
 
-/// The column types that the file's metadata declare.
-fn declared(metadata: &ParquetMetaData) -> Option<Features> {
-    let entries = metadata.file_metadata().key_value_metadata()?;
-    let value = |key: &str| {
-        entries
-            .iter()
-            .find(|entry| entry.key == key)
-            .and_then(|entry| entry.value.as_deref())
-    };
-    if let Some(text) = value("huggingface") {
-        return Features::from_json(text);
-    }
-    // Writers that are not pyarrow keep the metadata of an Arrow schema only inside of it.
-    value("ARROW:schema")?;
-    let schema = guarded(|| parquet_to_arrow_schema(metadata.file_metadata().schema_descr(), Some(entries))).ok()?;
-    schema
-        .metadata()
-        .get("huggingface")
-        .and_then(|text| Features::from_json(text))
-}
-
-/// What a leaf column can serve for. Lists serve for nothing here.
-fn kind_of(column: &ColumnDescriptor) -> StoredKind {
-    use ConvertedType::*;
-    if column.max_rep_level() > 0 {
-        return StoredKind::Other;
-    }
-    match (
-        column.physical_type(),
-        column.logical_type_ref(),
-        column.converted_type(),
-    ) {
-        (Physical::BYTE_ARRAY, Some(LogicalType::String | LogicalType::Enum), _) => StoredKind::Text,
-        (Physical::BYTE_ARRAY, _, UTF8 | ENUM) => StoredKind::Text,
-        (Physical::BYTE_ARRAY, None, NONE) => StoredKind::Binary,
-        (Physical::BOOLEAN, ..) => StoredKind::Number,
-        (Physical::INT32 | Physical::INT64, Some(LogicalType::Integer { .. }), _) => StoredKind::Number,
-        (Physical::INT32 | Physical::INT64, None, NONE) => StoredKind::Number,
-        (Physical::INT32 | Physical::INT64, None, INT_8 | INT_16 | INT_32 | INT_64) => StoredKind::Number,
-        (Physical::INT32 | Physical::INT64, None, UINT_8 | UINT_16 | UINT_32 | UINT_64) => StoredKind::Number,
-        _ => StoredKind::Other,
-    }
-}
-
 /// Values `rows` of a column chunk, counted from its start; pages before them are skipped unread.
 fn read_rows<T: DataType, R: ChunkReader + 'static>(
     pages: SerializedPageReader<R>,
-    descriptor: parquet::schema::types::ColumnDescPtr,
+    descriptor: ColumnDescPtr,
     rows: Range<usize>,
 ) -> ParquetResult<Vec<Option<T::T>>>
 where

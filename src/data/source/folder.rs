@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 use std::path::{Component, Path};
+use std::sync::Arc;
 
 use super::features::Columns;
 use super::layout::{Layout, SplitFiles, is_image, is_metadata, listed};
@@ -23,7 +24,7 @@ pub(super) struct FolderShard {
 
 /// All splits of an image folder.
 pub(super) struct Folder {
-    pub splits: Vec<(String, FolderShard)>,
+    pub splits: Vec<(String, Arc<FolderShard>)>,
     /// Columns of metadata files that are not read.
     pub other_columns: Vec<String>,
     pub notes: Vec<String>,
@@ -83,7 +84,7 @@ fn by_directories(layout: &Layout) -> Result<Folder> {
             files: split.files.clone(),
             labels: Labels::Names(labels),
         };
-        (split.name.clone(), shard)
+        (split.name.clone(), Arc::new(shard))
     });
 
     let class_directories: HashSet<&str> = all().filter_map(|file| Some(file.rsplit_once('/')?.0)).collect();
@@ -116,7 +117,7 @@ fn by_metadata(layout: &Layout, columns: &Columns) -> Result<Folder> {
     for split in &layout.splits {
         let shard = described_split(layout, split, columns, &present, &mut folder.other_columns)?;
         mentioned.extend(shard.files.iter().cloned());
-        folder.splits.push((split.name.clone(), shard));
+        folder.splits.push((split.name.clone(), Arc::new(shard)));
     }
     let images = layout
         .splits

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -14,7 +15,7 @@ use crate::error::{Error, Result};
 pub(super) enum Shard {
     Parquet(ParquetShard),
     Arrow(ArrowShard),
-    Folder(FolderShard),
+    Folder(Arc<FolderShard>),
 }
 
 /// A label column as it is stored; `None` is null.

@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::os::unix::fs::FileExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::reader::{ChunkReader, Length};
 
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, IoContext, Result, catch_foreign_panic};
 
 /// A whole file, read piece by piece.
 pub(super) struct Pieces {
@@ -203,16 +202,8 @@ fn check_places(metadata: &ParquetMetaData, length: u64) -> Result<(), String> {
 
 /// Calls into the `parquet` crate, which may panic on a damaged file: that is an error of the file's, not a bug of ours.
 pub(super) fn guarded<T>(read: impl FnOnce() -> ParquetResult<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(read)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(format!(
-                "the data contradict themselves ({})",
-                text.unwrap_or("no further reason")
-            ))
-        }
+    match catch_foreign_panic(read) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(panic) => Err(format!("the data contradict themselves ({panic})")),
     }
 }
