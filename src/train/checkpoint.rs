@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::whole;
+use super::{kept, whole};
 use crate::error::{Error, IoContext, Result};
 use crate::model::weights;
 use crate::optim::{AdamW, Parameters};
@@ -67,11 +67,6 @@ pub fn parameter_names(parameters: &Parameters) -> Vec<String> {
         .collect()
 }
 
-/// The directory of the checkpoint after `step`.
-pub fn path(output_dir: &Path, step: u64) -> PathBuf {
-    output_dir.join(format!("checkpoint-{step}"))
-}
-
 /// Writes the checkpoint of `position`; `model_files` adds the model's own files to the directory that it is given.
 pub fn write(
     output_dir: &Path,
@@ -80,7 +75,7 @@ pub fn write(
     optimizer: &AdamW,
     model_files: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
-    let path = path(output_dir, position.state.global_step);
+    let path = kept::path(output_dir, position.state.global_step);
     whole::directory(&path, |directory| {
         model_files(directory)?;
         let buffers = [
@@ -109,37 +104,6 @@ pub fn position_text(position: &Position) -> String {
 pub fn put(directory: &Path, name: &str, text: &str) -> Result<()> {
     let path = directory.join(name);
     fs::write(&path, text).at("write", &path)
-}
-
-/// The checkpoints in `output_dir` by step, lowest first.
-pub fn all(output_dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
-    let mut found = Vec::new();
-    if output_dir.is_dir() {
-        for path in whole::entries(output_dir)? {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if let Some(step) = name.strip_prefix("checkpoint-").and_then(|step| step.parse().ok())
-                && path.is_dir()
-            {
-                found.push((step, path));
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// Deletes the oldest checkpoints until `limit` are left; never the newest, nor the one of step `best`.
-pub fn keep(output_dir: &Path, limit: usize, best: Option<u64>) -> Result<()> {
-    let checkpoints = all(output_dir)?;
-    let newest = checkpoints.last().map(|(step, _)| *step);
-    let mut surplus = checkpoints.len().saturating_sub(limit.max(1));
-    for (step, path) in &checkpoints {
-        if surplus > 0 && Some(*step) != newest && Some(*step) != best {
-            whole::delete(path)?;
-            surplus -= 1;
-        }
-    }
-    Ok(())
 }
 
 /// Reads where a checkpoint stands. Errors: no checkpoint of dtrain, or one of another version.
@@ -250,10 +214,6 @@ mod tests {
         (parameters, optimizer)
     }
 
-    fn steps(directory: &Path) -> Vec<u64> {
-        all(directory).unwrap().into_iter().map(|(step, _)| step).collect()
-    }
-
     #[test]
     fn a_checkpoint_gives_back_every_bit() {
         let place = tempfile::tempdir().unwrap();
@@ -296,24 +256,5 @@ mod tests {
         assert!(read_position(&path).unwrap_err().to_string().contains("format 2"));
         put(&path, STATE_FILE, &state[..state.len() / 2]).unwrap();
         assert!(read_position(&path).is_err());
-    }
-
-    #[test]
-    fn the_best_and_the_newest_are_kept() {
-        for (limit, best, left) in [
-            (2, None, vec![30, 40]),
-            (2, Some(10), vec![10, 40]),
-            (1, Some(20), vec![20, 40]),
-            (1, Some(40), vec![40]),
-            (9, None, vec![5, 10, 20, 30, 40]),
-        ] {
-            let place = tempfile::tempdir().unwrap();
-            for step in [40, 5, 30, 20, 10] {
-                fs::create_dir(path(place.path(), step)).unwrap();
-            }
-            fs::create_dir(place.path().join("checkpoint-none")).unwrap();
-            keep(place.path(), limit, best).unwrap();
-            assert_eq!(steps(place.path()), left, "limit {limit}, best {best:?}");
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! The end of a run: the final model, its figures, and the files and tables that tell of them.
 
 use super::checkpoint;
+use super::kept;
 use super::trainer::Trainer;
 use super::whole;
 use crate::collective::share;
@@ -70,7 +71,7 @@ impl Trainer<'_> {
         if self.collective.rank() == 0 {
             let directory = match &self.state.best_model_checkpoint {
                 Some(directory) => std::path::PathBuf::from(directory),
-                None => checkpoint::path(&self.run.recipe.output_dir, best),
+                None => kept::path(&self.run.recipe.output_dir, best),
             };
             let buffers = checkpoint::read_buffers(&directory, parameters.count())?;
             bytes = buffers.values.iter().flat_map(|value| value.to_le_bytes()).collect();

@@ -2,10 +2,13 @@
 
 mod run;
 mod inputs;
+mod begin;
 mod trainer;
 mod evaluate;
+mod save;
 mod finish;
 mod checkpoint;
+mod kept;
 mod resume;
 mod output;
 mod whole;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{checkpoint, whole};
+use super::{checkpoint, kept, whole};
 use crate::error::{Error, IoContext, Result};
 use crate::recipe::Recipe;
 
@@ -56,7 +56,7 @@ pub fn claim(recipe: &Recipe) -> Result<Vec<String>> {
             "continue it with --resume-from-checkpoint true, replace it with --overwrite-output-dir, or choose another",
         ));
     }
-    for (_, path) in checkpoint::all(directory)? {
+    for (_, path) in kept::all(directory)? {
         whole::delete(&path)?;
     }
     for path in RESULTS
@@ -77,7 +77,7 @@ pub fn claim(recipe: &Recipe) -> Result<Vec<String>> {
 /// Removes checkpoints after `step`: the run goes on from there and would meet them as if they were its own.
 pub fn forget_after(directory: &Path, step: u64) -> Result<Vec<String>> {
     let mut notes = Vec::new();
-    for (later, path) in checkpoint::all(directory)? {
+    for (later, path) in kept::all(directory)? {
         if later > step {
             whole::delete(&path)?;
             notes.push(format!(
@@ -106,7 +106,7 @@ fn continues(recipe: &Recipe) -> bool {
 
 /// Names of what a run left in `directory`.
 fn contents(directory: &Path) -> Result<Vec<String>> {
-    let mut names: Vec<String> = checkpoint::all(directory)?
+    let mut names: Vec<String> = kept::all(directory)?
         .into_iter()
         .map(|(step, _)| format!("checkpoint-{step}"))
         .collect();

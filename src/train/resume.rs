@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::Run;
 use super::checkpoint::{self, Buffers, Position};
+use super::kept;
 use crate::collective::{Collective, share};
 use crate::error::{Error, Result};
 use crate::optim::Parameters;
@@ -68,9 +69,10 @@ pub fn resume(
             directory => Some(read(Path::new(directory), parameters.count())?),
         };
         if let Some(found) = &mut found {
-            found
-                .notes
-                .extend(fits(&found.position, run, parameters, classes, &found.from)?);
+            let changes = fits(&found.position, run, parameters, classes, &found.from)?;
+            found.notes.extend(changes);
+            let moved = locate_best(found, run);
+            found.notes.extend(moved);
         }
     }
     hand_out(found, parameters.count(), collective)
@@ -95,7 +97,7 @@ fn read(directory: &Path, count: usize) -> Result<Resumed> {
 /// The newest checkpoint of `output_dir` that can be read; those that cannot are noted.
 fn newest(output_dir: &Path, count: usize) -> Result<Option<Resumed>> {
     let mut notes = Vec::new();
-    for (_, path) in checkpoint::all(output_dir)?.into_iter().rev() {
+    for (_, path) in kept::all(output_dir)?.into_iter().rev() {
         match read(&path, count) {
             Ok(found) => return Ok(Some(Resumed { notes, ..found })),
             Err(error) => notes.push(format!("skipped: {error}")),
@@ -161,6 +163,30 @@ fn fits(
         notes.push(format!("{key}: {} then, {} now", text(&then, key), text(&now, key)));
     }
     Ok(notes)
+}
+
+/// The best checkpoint so far may have moved with its directory, or be gone.
+fn locate_best(found: &mut Resumed, run: &Run) -> Option<String> {
+    let state = &mut found.position.state;
+    let (step, written) = (state.best_global_step?, state.best_model_checkpoint.take()?);
+    let beside = found.from.parent().map(|parent| kept::path(parent, step));
+    let places = [
+        Some(PathBuf::from(&written)),
+        Some(kept::path(&run.recipe.output_dir, step)),
+        beside,
+    ];
+    match places.into_iter().flatten().find(|place| place.is_dir()) {
+        Some(place) => {
+            state.best_model_checkpoint = Some(place.display().to_string());
+            None
+        }
+        None => {
+            (state.best_global_step, state.best_metric) = (None, None);
+            Some(format!(
+                "the best checkpoint so far, {written}, is gone: the best of the remaining steps will be chosen"
+            ))
+        }
+    }
 }
 
 /// What rank 0 found, on every rank.

@@ -1,0 +1,225 @@
+//! The beginning of a run: everything is checked, agreed on by all ranks, and, when resumed, taken over from a checkpoint.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::bad_images::BadImages;
+use super::checkpoint::{LossSums, Position};
+use super::evaluate::Evaluator;
+use super::health::{self, GradientAudit};
+use super::inputs::Inputs;
+use super::stop::StopRequests;
+use super::trainer::Trainer;
+use super::{Run, output, resume};
+use crate::collective::{Collective, same_everywhere};
+use crate::data::{Dataset, Loader, LoaderConfig, Order, Plan, Transform};
+use crate::error::Result;
+use crate::model::Vit;
+use crate::ops::storage;
+use crate::optim::{AdamW, AdamWConfig, LearningRate};
+use crate::recipe::{Recipe, TransformKind};
+use crate::report::{Progress, Stages, TrainerState};
+
+/// Where a run begins: at nothing, or after a checkpoint's step.
+struct Start {
+    optimizer: AdamW,
+    state: TrainerState,
+    losses: LossSums,
+    seconds_before: f64,
+    /// Lines for people.
+    notes: Vec<String>,
+}
+
+impl<'a> Trainer<'a> {
+    /// Everything up to the first step; continues from a checkpoint if the recipe says so. Every rank must call it.
+    pub fn begin(run: &'a Run, inputs: Inputs, collective: &'a Arc<dyn Collective>) -> Result<Trainer<'a>> {
+        let collective = &**collective;
+        let recipe = &run.recipe;
+        let stop = StopRequests::listen()?;
+        let Inputs {
+            splits,
+            model,
+            preprocessor,
+            ..
+        } = inputs;
+        let claimed = if collective.rank() == 0 {
+            output::claim(recipe)?
+        } else {
+            Vec::new()
+        };
+        agree(recipe, &splits.train, &model, collective)?;
+        let Start {
+            optimizer,
+            state,
+            losses,
+            seconds_before,
+            notes,
+        } = start(run, &model, splits.train.classes(), collective)?;
+
+        let plan = plan(recipe, splits.train.len(), collective.world());
+        let loading = |kind| LoaderConfig {
+            transform: Transform::new(&preprocessor, kind),
+            seed: recipe.seed,
+            threads: run.loader_threads,
+            prefetch_batches: prefetch(run.loader_threads, recipe.per_device_train_batch_size),
+            on_bad_image: recipe.on_bad_image,
+        };
+        let micro_batches = plan.of_rank(collective.rank(), state.global_step..run.total_steps);
+        let loader = Loader::new(splits.train.clone(), micro_batches, loading(recipe.train_transform))?;
+        let evaluator = splits.eval.map(|dataset| Evaluator {
+            dataset,
+            loader: loading(TransformKind::Eval),
+            batch: recipe.per_device_eval_batch_size,
+            label_smoothing: recipe.label_smoothing_factor,
+            device: run.device.clone(),
+        });
+        let progress = match collective.rank() {
+            0 => Progress::new(run.total_steps, state.global_step),
+            _ => Progress::silent(),
+        };
+        claimed.iter().chain(&notes).for_each(|note| progress.say(note));
+        Ok(Trainer {
+            run,
+            collective,
+            optimizer,
+            plan,
+            rate: LearningRate {
+                peak: recipe.learning_rate,
+                schedule: recipe.lr_scheduler_type,
+                warmup_steps: run.warmup_steps,
+                total_steps: run.total_steps,
+            },
+            loader,
+            evaluator,
+            audit: GradientAudit::new(model.parameters()),
+            stop,
+            state,
+            losses,
+            bad_images: BadImages::default(),
+            progress,
+            stages: Stages::begin(),
+            begun: Instant::now(),
+            seconds_before,
+            classes: splits.train.classes().to_vec(),
+            model,
+            preprocessor,
+        })
+    }
+}
+
+/// Errors unless all ranks are about to do the same.
+fn agree(recipe: &Recipe, train: &Dataset, model: &Vit, collective: &dyn Collective) -> Result<()> {
+    if collective.world() == 1 {
+        return Ok(());
+    }
+    same_everywhere(collective, "the recipe", recipe.to_toml().as_bytes())?;
+    let labels: Vec<u8> = (0..train.len())
+        .flat_map(|row| train.label(row).to_le_bytes())
+        .collect();
+    same_everywhere(collective, "the training set", &labels)?;
+    health::same_values(collective, model.parameters())
+}
+
+/// A new optimizer and state, or those of the checkpoint that the recipe asks for; then the model's values are its, too.
+fn start(run: &Run, model: &Vit, classes: &[String], collective: &dyn Collective) -> Result<Start> {
+    let (recipe, parameters) = (&run.recipe, model.parameters());
+    let config = AdamWConfig {
+        beta1: recipe.adam_beta1,
+        beta2: recipe.adam_beta2,
+        epsilon: recipe.adam_epsilon,
+        weight_decay: recipe.weight_decay,
+    };
+    let mut start = Start {
+        optimizer: AdamW::new(parameters, config)?,
+        state: new_state(run),
+        losses: LossSums::default(),
+        seconds_before: 0.0,
+        notes: Vec::new(),
+    };
+    let Some(resumed) = resume::resume(run, parameters, classes, collective)? else {
+        if recipe.resume_from_checkpoint.as_deref() == Some("true") {
+            start.notes.push(format!(
+                "no checkpoint in {} yet: beginning anew",
+                recipe.output_dir.display()
+            ));
+        }
+        return Ok(start);
+    };
+    storage::update(&parameters.values, |values| {
+        values.copy_from_slice(&resumed.buffers.values)
+    })?;
+    let optimizer = &mut start.optimizer;
+    storage::update(&optimizer.first_moments, |m| {
+        m.copy_from_slice(&resumed.buffers.first_moments)
+    })?;
+    storage::update(&optimizer.second_moments, |v| {
+        v.copy_from_slice(&resumed.buffers.second_moments)
+    })?;
+    let Position {
+        optimizer_steps,
+        seconds,
+        losses,
+        state,
+        ..
+    } = resumed.position;
+    optimizer.steps = optimizer_steps;
+    start.state = continued(start.state, state);
+    start.losses = losses;
+    start.seconds_before = seconds;
+    let step = start.state.global_step;
+    start
+        .notes
+        .push(format!("resumed from {} after step {step}", resumed.from.display()));
+    start.notes.extend(resumed.notes);
+    if collective.rank() == 0 {
+        start.notes.extend(output::forget_after(&recipe.output_dir, step)?);
+    }
+    Ok(start)
+}
+
+fn plan(recipe: &Recipe, samples: usize, world: usize) -> Plan {
+    Plan {
+        samples,
+        micro_batch: recipe.per_device_train_batch_size,
+        accumulation: recipe.gradient_accumulation_steps,
+        world,
+        order: match recipe.shuffle {
+            true => Order::Shuffled { seed: recipe.seed },
+            false => Order::AsStored,
+        },
+    }
+}
+
+/// The state before the first step.
+fn new_state(run: &Run) -> TrainerState {
+    let recipe = &run.recipe;
+    TrainerState {
+        eval_steps: recipe.eval_steps.unwrap_or(recipe.logging_steps),
+        is_local_process_zero: true,
+        is_world_process_zero: true,
+        logging_steps: recipe.logging_steps,
+        max_steps: run.total_steps,
+        num_train_epochs: run.epochs(),
+        save_steps: recipe.save_steps,
+        train_batch_size: recipe.per_device_train_batch_size,
+        ..TrainerState::default()
+    }
+}
+
+/// The state of a checkpoint under the values of a new run.
+fn continued(new: TrainerState, then: TrainerState) -> TrainerState {
+    TrainerState {
+        best_global_step: then.best_global_step,
+        best_metric: then.best_metric,
+        best_model_checkpoint: then.best_model_checkpoint,
+        epoch: then.epoch,
+        global_step: then.global_step,
+        log_history: then.log_history,
+        ..new
+    }
+}
+
+/// Batches ahead: enough that every thread has pictures to decode while a batch waits to be taken.
+fn prefetch(threads: usize, batch: usize) -> usize {
+    2 + (2 * threads).div_ceil(batch)
+}
