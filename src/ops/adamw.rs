@@ -5,6 +5,7 @@ use std::ops::Range;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::simd::vectorized;
 use super::storage::{refused, update, values};
 use crate::error::Result;
 
@@ -51,7 +52,10 @@ pub fn adamw(
                     .enumerate()
                     .for_each(|(i, ((p, g), (m, v)))| {
                         decay(p, i * BLOCK, decayed, constants.decay);
-                        pulp::Arch::new().dispatch(|| constants.apply(p, g, m, v));
+                        vectorized(
+                            #[inline(always)]
+                            || constants.apply(p, g, m, v),
+                        );
                     })
             })
         })

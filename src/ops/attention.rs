@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+use super::simd::vectorized;
 use super::storage::{Shared, refused, spanned, tensor, unwritten, values};
 use super::{lanes, math};
 use crate::error::Result;
@@ -97,7 +98,10 @@ pub fn attention(operands: &Attention) -> Result<AttentionOutput> {
             // writes the columns of its head in the rows of its image.
             unsafe {
                 p.set([sq, s, e], sizes.scale(), q, k.transposed());
-                pulp::Arch::new().dispatch(|| softmax_rows(scores, s, log_sums));
+                vectorized(
+                    #[inline(always)]
+                    || softmax_rows(scores, s, log_sums),
+                );
                 let o = BlockMut(o_shared.at(image * sq * h * e + head * e), h * e);
                 o.set([sq, e, s], 1.0, Block::new(scores, 0, s), v);
             }
@@ -156,8 +160,10 @@ pub fn attention_backward(
             unsafe {
                 BlockMut(probabilities.as_mut_ptr(), s).set([sq, s, e], sizes.scale(), q, k.transposed());
                 BlockMut(scores_gradient.as_mut_ptr(), s).set([sq, s, e], 1.0, dout, v.transposed());
-                pulp::Arch::new()
-                    .dispatch(|| scores_backward(probabilities, scores_gradient, s, log_sums, diagonal, sizes.scale()));
+                vectorized(
+                    #[inline(always)]
+                    || scores_backward(probabilities, scores_gradient, s, log_sums, diagonal, sizes.scale()),
+                );
                 let p = Block::new(probabilities, 0, s);
                 let ds = Block::new(scores_gradient, 0, s);
                 to.v.of(image, head, e).set([s, e, sq], 1.0, p.transposed(), dout);

@@ -6,6 +6,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::simd::vectorized;
 use super::storage::{refused, spanned, tensor, unwritten, update, values};
 use crate::error::Result;
 use crate::rng::{Purpose, Stream};
@@ -56,9 +57,14 @@ pub fn add_dropped(dx_bsd: &Tensor, dy_bsd: &Tensor, dropout: Dropout, names: &D
             .enumerate()
             .for_each(|(image, (dx, dy))| {
                 let dx = &mut dx[..images.block];
-                for_each_factor(dx, dy, names.stream(image, dropout), dropout, |dx, dy, factor| {
-                    *dx = dy.mul_add(factor, *dx)
-                })
+                for_each_factor(
+                    dx,
+                    dy,
+                    names.stream(image, dropout),
+                    dropout,
+                    #[inline(always)]
+                    |dx, dy, factor| *dx = dy.mul_add(factor, *dx),
+                )
             })
     })
 }
@@ -110,21 +116,24 @@ fn for_each_factor(
         .zip(x.par_chunks(TASK))
         .enumerate()
         .for_each(|(task, (y, x))| {
-            pulp::Arch::new().dispatch(|| {
-                for (i, (y, x)) in y.chunks_mut(128).zip(x.chunks(128)).enumerate() {
-                    let mut factors = [0f32; 128];
-                    factors_of(
-                        &mut factors,
-                        &stream,
-                        (task * TASK / 8 + i * 16) as u32,
-                        threshold,
-                        keep,
-                    );
-                    for ((y, x), factor) in y.iter_mut().zip(x).zip(&factors) {
-                        apply(y, *x, *factor);
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (i, (y, x)) in y.chunks_mut(128).zip(x.chunks(128)).enumerate() {
+                        let mut factors = [0f32; 128];
+                        factors_of(
+                            &mut factors,
+                            &stream,
+                            (task * TASK / 8 + i * 16) as u32,
+                            threshold,
+                            keep,
+                        );
+                        for ((y, x), factor) in y.iter_mut().zip(x).zip(&factors) {
+                            apply(y, *x, *factor);
+                        }
                     }
-                }
-            })
+                },
+            )
         });
 }
 

@@ -4,6 +4,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::math;
+use super::simd::vectorized;
 use super::storage::{refused, tensor, unwritten, update, values};
 use crate::error::Result;
 
@@ -16,11 +17,14 @@ pub fn gelu(z: &Tensor) -> Result<Tensor> {
     to.par_chunks_mut(BLOCK)
         .zip(from.par_chunks(BLOCK))
         .for_each(|(to, from)| {
-            pulp::Arch::new().dispatch(|| {
-                for (to, z) in to.iter_mut().zip(from) {
-                    *to = math::gelu(*z);
-                }
-            })
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (to, z) in to.iter_mut().zip(from) {
+                        *to = math::gelu(*z);
+                    }
+                },
+            )
         });
     tensor(to, z.shape().clone())
 }
@@ -36,11 +40,14 @@ pub fn gelu_backward(gradient: &Tensor, z: &Tensor) -> Result<()> {
             .par_chunks_mut(BLOCK)
             .zip(z.par_chunks(BLOCK))
             .for_each(|(g, z)| {
-                pulp::Arch::new().dispatch(|| {
-                    for (g, z) in g.iter_mut().zip(z) {
-                        *g *= math::gelu_derivative(*z);
-                    }
-                })
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        for (g, z) in g.iter_mut().zip(z) {
+                            *g *= math::gelu_derivative(*z);
+                        }
+                    },
+                )
             })
     })
 }

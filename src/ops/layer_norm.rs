@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::lanes;
+use super::simd::vectorized;
 use super::storage::{refused, tensor, unwritten, update, values};
 use crate::error::Result;
 
@@ -29,15 +30,18 @@ pub fn layer_norm(x_nd: &Tensor, w_d: &Tensor, b_d: &Tensor, eps: f64) -> Result
         .zip(x.par_chunks(ROWS * d))
         .zip(mean.par_chunks_mut(ROWS).zip(rstd.par_chunks_mut(ROWS)))
         .for_each(|((y, x), (mean, rstd))| {
-            pulp::Arch::new().dispatch(|| {
-                let rows = y.chunks_exact_mut(d).zip(x.chunks_exact(d));
-                for ((y, x), (mean, rstd)) in rows.zip(mean.iter_mut().zip(rstd)) {
-                    *mean = lanes::sum(x) / d as f32;
-                    let variance = lanes::sum_of_squared_differences(x, *mean) / d as f32;
-                    *rstd = 1.0 / (variance + eps as f32).sqrt();
-                    normalize(y, x, *mean, *rstd, &w, &b);
-                }
-            })
+            vectorized(
+                #[inline(always)]
+                || {
+                    let rows = y.chunks_exact_mut(d).zip(x.chunks_exact(d));
+                    for ((y, x), (mean, rstd)) in rows.zip(mean.iter_mut().zip(rstd.iter_mut())) {
+                        *mean = lanes::sum(x) / d as f32;
+                        let variance = lanes::sum_of_squared_differences(x, *mean) / d as f32;
+                        *rstd = 1.0 / (variance + eps as f32).sqrt();
+                        normalize(y, x, *mean, *rstd, &w, &b);
+                    }
+                },
+            )
         });
     let moments = Moments {
         mean_n: tensor(mean, n)?,
@@ -56,12 +60,15 @@ pub fn layer_norm_again(x_nd: &Tensor, moments: &Moments, w_d: &Tensor, b_d: &Te
         .zip(x.par_chunks(ROWS * d))
         .zip(mean.par_chunks(ROWS).zip(rstd.par_chunks(ROWS)))
         .for_each(|((y, x), (mean, rstd))| {
-            pulp::Arch::new().dispatch(|| {
-                let rows = y.chunks_exact_mut(d).zip(x.chunks_exact(d));
-                for ((y, x), (mean, rstd)) in rows.zip(mean.iter().zip(rstd)) {
-                    normalize(y, x, *mean, *rstd, &w, &b);
-                }
-            })
+            vectorized(
+                #[inline(always)]
+                || {
+                    let rows = y.chunks_exact_mut(d).zip(x.chunks_exact(d));
+                    for ((y, x), (mean, rstd)) in rows.zip(mean.iter().zip(rstd)) {
+                        normalize(y, x, *mean, *rstd, &w, &b);
+                    }
+                },
+            )
         });
     tensor(y, x_nd.shape().clone())
 }
@@ -87,12 +94,15 @@ pub fn layer_norm_backward(
             .zip(dy.par_chunks(ROWS * d).zip(x.par_chunks(ROWS * d)))
             .zip(mean.par_chunks(ROWS).zip(rstd.par_chunks(ROWS)))
             .for_each(|((dx, (dy, x)), (mean, rstd))| {
-                pulp::Arch::new().dispatch(|| {
-                    let rows = dx.chunks_exact_mut(d).zip(dy.chunks_exact(d).zip(x.chunks_exact(d)));
-                    for ((dx, (dy, x)), (mean, rstd)) in rows.zip(mean.iter().zip(rstd)) {
-                        backward_row(dx, dy, x, &w, *mean, *rstd);
-                    }
-                })
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        let rows = dx.chunks_exact_mut(d).zip(dy.chunks_exact(d).zip(x.chunks_exact(d)));
+                        for ((dx, (dy, x)), (mean, rstd)) in rows.zip(mean.iter().zip(rstd)) {
+                            backward_row(dx, dy, x, &w, *mean, *rstd);
+                        }
+                    },
+                )
             })
     })
 }
@@ -116,16 +126,19 @@ pub fn layer_norm_backward_weights(
         .zip(mean.par_chunks(BLOCK).zip(rstd.par_chunks(BLOCK)))
         .map(|((dy, x), (mean, rstd))| {
             let mut sums = vec![0f32; 2 * d];
-            pulp::Arch::new().dispatch(|| {
-                let (gw, gb) = sums.split_at_mut(d);
-                let rows = dy.chunks_exact(d).zip(x.chunks_exact(d));
-                for ((dy, x), (mean, rstd)) in rows.zip(mean.iter().zip(rstd)) {
-                    for ((gw, gb), (dy, x)) in gw.iter_mut().zip(gb.iter_mut()).zip(dy.iter().zip(x)) {
-                        *gw = dy.mul_add((x - mean) * rstd, *gw);
-                        *gb += dy;
+            vectorized(
+                #[inline(always)]
+                || {
+                    let (gw, gb) = sums.split_at_mut(d);
+                    let rows = dy.chunks_exact(d).zip(x.chunks_exact(d));
+                    for ((dy, x), (mean, rstd)) in rows.zip(mean.iter().zip(rstd)) {
+                        for ((gw, gb), (dy, x)) in gw.iter_mut().zip(gb.iter_mut()).zip(dy.iter().zip(x)) {
+                            *gw = dy.mul_add((x - mean) * rstd, *gw);
+                            *gb += dy;
+                        }
                     }
-                }
-            });
+                },
+            );
             sums
         })
         .collect();

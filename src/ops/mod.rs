@@ -23,3 +23,4 @@ pub mod webp;
 
 mod lanes;
 mod math;
+mod simd;

@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::simd::vectorized;
 use super::storage::{refused, update, values};
 use crate::error::Result;
 
@@ -14,19 +15,22 @@ pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
     let partial: Vec<f64> = x
         .par_chunks(BLOCK)
         .map(|block| {
-            pulp::Arch::new().dispatch(|| {
-                let mut lanes = [0f64; 16];
-                let (whole, rest) = block.as_chunks::<16>();
-                for x in whole {
-                    for lane in 0..16 {
-                        lanes[lane] = (x[lane] as f64).mul_add(x[lane] as f64, lanes[lane]);
+            vectorized(
+                #[inline(always)]
+                || {
+                    let mut lanes = [0f64; 16];
+                    let (whole, rest) = block.as_chunks::<16>();
+                    for x in whole {
+                        for lane in 0..16 {
+                            lanes[lane] = (x[lane] as f64).mul_add(x[lane] as f64, lanes[lane]);
+                        }
                     }
-                }
-                for (lane, x) in rest.iter().enumerate() {
-                    lanes[lane] = (*x as f64).mul_add(*x as f64, lanes[lane]);
-                }
-                lanes.iter().sum::<f64>()
-            })
+                    for (lane, x) in rest.iter().enumerate() {
+                        lanes[lane] = (*x as f64).mul_add(*x as f64, lanes[lane]);
+                    }
+                    lanes.iter().sum::<f64>()
+                },
+            )
         })
         .collect();
     Ok(partial.iter().sum())
@@ -59,11 +63,14 @@ pub fn add_column_sums(sums_d: &Tensor, x_nd: &Tensor) -> Result<()> {
         .par_chunks(ROWS * d)
         .map(|rows| {
             let mut sums = vec![0f32; d];
-            pulp::Arch::new().dispatch(|| {
-                for row in rows.chunks_exact(d) {
-                    sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-                }
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    for row in rows.chunks_exact(d) {
+                        sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+                    }
+                },
+            );
             sums
         })
         .collect();
