@@ -19,3 +19,8 @@ pub mod error;
 /// Keeps freed blocks: fresh pages for every activation cost a training step up to a third of its time.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Freed memory is never given back (a step frees what the next one needs, and its pages would all have to be faulted in
+/// and zeroed again), and large blocks lie on huge pages.
+#[unsafe(export_name = "_rjem_malloc_conf")]
+pub static ALLOCATOR_SETTINGS: &[u8; 47] = b"dirty_decay_ms:-1,muzzy_decay_ms:-1,thp:always\0";
