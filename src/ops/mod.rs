@@ -11,6 +11,7 @@ pub mod dropout;
 pub mod gelu;
 pub mod gemm;
 pub mod jpeg;
+pub mod launch;
 pub mod layer_norm;
 pub mod matmul;
 pub mod parts;
