@@ -68,9 +68,12 @@ fn inputs(nvcc: &Path, options: &[String], source: &Path, headers: &[PathBuf]) -
 
 fn options() -> Vec<String> {
     let archs = std::env::var("DTRAIN_CUDA_ARCHS").unwrap_or_else(|_| "80 90".to_owned());
-    let mut options: Vec<String> = ["-fatbin", "-std=c++17", "-O3", "-lineinfo", "-Xptxas", "-v"]
+    // The language and the arithmetic are the same for kernels/ptxas.sh.
+    let flags = include_str!("../nvcc.flags").split_whitespace();
+    let mut options: Vec<String> = flags
+        .chain(["-fatbin", "-lineinfo", "-Xptxas", "-v"])
         .map(str::to_owned)
-        .into();
+        .collect();
     let archs: Vec<&str> = archs.split_whitespace().collect();
     for arch in &archs {
         options.push(format!("-gencode=arch=compute_{arch},code=sm_{arch}"));
