@@ -19,10 +19,19 @@ pub(super) struct Tile {
     pub a_row_stride: usize,
     pub a_step: usize,
     pub b: *const f32,
+    pub ahead: Ahead,
     pub c: *mut f32,
     pub c_row_stride: usize,
     pub alpha: f32,
     pub start: Start,
+}
+
+/// What to fetch into L2 during a tile: it is read by later ones.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    pub from: *const f32,
+    /// Floats for each step of k.
+    pub step: usize,
 }
 
 /// What a tile does with the values that C has.
@@ -36,8 +45,10 @@ pub(super) enum Start {
 /// One implementation of the product's inner parts.
 pub(super) struct Kernel {
     pub name: &'static str,
-    /// Rows of a tile, and of a packed panel of A.
+    /// Rows of a tile.
     pub rows: usize,
+    /// Lanes of a packed panel of A, of which the first ones are used, a tile's rows.
+    pub width: usize,
     /// Steps of k that one tile adds up before C is touched.
     pub chunk: usize,
     /// Computes a tile of up to `rows` by 32.

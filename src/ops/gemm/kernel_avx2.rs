@@ -11,6 +11,7 @@ use super::pack::{self, Lanes};
 pub(super) static KERNEL: Kernel = Kernel {
     name: "avx2",
     rows: ROWS,
+    width: ROWS,
     chunk: 384,
     tile,
     pack_rows,

@@ -7,6 +7,7 @@ use super::pack;
 pub(super) static KERNEL: Kernel = Kernel {
     name: "portable",
     rows: ROWS,
+    width: ROWS,
     chunk: 384,
     tile,
     pack_rows: pack::copy::<ROWS>,

@@ -18,7 +18,10 @@ mod kernel_avx2;
 mod kernel_avx512;
 mod kernel_portable;
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pack_avx512;
 mod packed;
+mod plan;
 mod scratch;
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,42 @@
 //! Panels: a few lanes (rows of A or columns of B) side by side for every step of k, so that a tile reads memory in
 //! order.
 
-/// What one panel is made of: element (lane, step) is `from[lane * lane_stride + step * step_stride]`.
+use std::ops::Range;
+
+use super::kernel::{Kernel, PANEL};
+use super::plan::Plan;
+use super::view::MatRef;
+
+/// Panels one after the other, each with all of its steps.
+#[derive(Clone, Debug)]
+pub(super) struct Panels {
+    start: *mut f32,
+    /// The number of the first panel.
+    first: usize,
+    steps: Range<usize>,
+}
+
+// SAFETY: an address; threads write disjoint panels through it, and read only what is written.
+unsafe impl Send for Panels {}
+// SAFETY: as above.
+unsafe impl Sync for Panels {}
+
+impl Panels {
+    pub fn new(start: *mut f32, first: usize, steps: Range<usize>) -> Self {
+        Panels { start, first, steps }
+    }
+
+    /// Where a step of a panel of `width` lanes begins.
+    pub fn at(&self, width: usize, panel: usize, step: usize) -> *mut f32 {
+        let steps = (panel - self.first) * self.steps.len() + (step - self.steps.start);
+        self.start.wrapping_add(steps * width)
+    }
+}
+
+/// What a stretch of one panel is made of: element (lane, step) is `from[lane * lane_stride + step * step_stride]`.
 ///
-/// Valid are the elements with lane < `lanes` and step < `steps`, and `steps * WIDTH + 16` floats of the destination:
-/// the lanes that are missing to a full panel hold anything, and writing may run 16 floats over its end.
+/// Valid are the elements with lane < `lanes` and step < `steps`, and `steps * WIDTH` floats of the destination. The
+/// lanes that are missing to a full panel get any values.
 pub(super) struct Lanes {
     pub from: *const f32,
     pub lanes: usize,
@@ -13,7 +45,61 @@ pub(super) struct Lanes {
     pub step_stride: usize,
 }
 
-/// Packs a panel of `WIDTH` lanes element by element, or step by step where lanes are adjacent.
+/// Packs the rows of A of some tiles.
+///
+/// # Safety
+/// The panels have room for the kernel's width of lanes of each tile, and nobody else touches them. The machine has the
+/// kernel's instructions.
+pub(super) unsafe fn rows(kernel: &Kernel, a_mk: &MatRef, plan: &Plan, tiles: Range<usize>, to: &Panels) {
+    for steps in stretches(a_mk.row_stride, &to.steps) {
+        for tile in tiles.clone() {
+            let rows = plan.rows(tile);
+            let lanes = Lanes {
+                from: a_mk.at(rows.start, steps.start),
+                lanes: rows.len(),
+                lane_stride: a_mk.row_stride,
+                steps: steps.len(),
+                step_stride: a_mk.column_stride,
+            };
+            // SAFETY: rows and steps lie inside of A; the rest is the caller's promise.
+            unsafe { (kernel.pack_rows)(&lanes, to.at(kernel.width, tile, steps.start)) }
+        }
+    }
+}
+
+/// Packs panels of columns of B.
+///
+/// # Safety
+/// The panels have room for 32 lanes each, and nobody else touches them. The machine has the kernel's instructions.
+pub(super) unsafe fn columns(kernel: &Kernel, b_kn: &MatRef, panels: Range<usize>, to: &Panels) {
+    for steps in stretches(b_kn.column_stride, &to.steps) {
+        for panel in panels.clone() {
+            let column = panel * PANEL;
+            let lanes = Lanes {
+                from: b_kn.at(steps.start, column),
+                lanes: PANEL.min(b_kn.columns - column),
+                lane_stride: b_kn.column_stride,
+                steps: steps.len(),
+                step_stride: b_kn.row_stride,
+            };
+            // SAFETY: columns and steps lie inside of B; the rest is the caller's promise.
+            unsafe { (kernel.pack_columns)(&lanes, to.at(PANEL, panel, steps.start)) }
+        }
+    }
+}
+
+/// Where lanes are adjacent, a step of all panels is one long stretch of memory: they are packed a few steps at a time.
+/// Otherwise a lane is a long stretch itself.
+fn stretches(lane_stride: usize, steps: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+    const FEW: usize = 16;
+    let length = if lane_stride == 1 { FEW } else { steps.len().max(1) };
+    let steps = steps.clone();
+    (steps.clone())
+        .step_by(length)
+        .map(move |start| start..(start + length).min(steps.end))
+}
+
+/// Packs a stretch of a panel of `WIDTH` lanes, element by element.
 ///
 /// # Safety
 /// The memory is as [`Lanes`] says.
