@@ -60,6 +60,16 @@ pub enum Error {
     #[error("ranks: {what}\n  to do: {fix}")]
     Ranks { what: String, fix: String },
 
+    /// The GPU's memory is full.
+    #[error(
+        "the GPU is out of memory: {needed_gib:.2} GiB were asked for, {free_gib:.2} of {total_gib:.2} GiB are free\n  to do: lower --per-device-train-batch-size (and raise --gradient-accumulation-steps to keep the global batch), or end other programs on the GPU"
+    )]
+    GpuMemory {
+        needed_gib: f64,
+        free_gib: f64,
+        total_gib: f64,
+    },
+
     /// A tensor operation refused its operands: a bug of ours or a device failure.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),

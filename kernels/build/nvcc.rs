@@ -15,6 +15,7 @@ use crate::run;
 pub fn images(out: &Path) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
     let nvcc = compiler();
+    println!("cargo::rustc-env=DTRAIN_CUDA_VERSION={}", version(&nvcc));
     let options = options();
     let headers: Vec<PathBuf> = files(&folder, &["cuh", "h"]);
     let sources = files(&folder, &["cu"]);
@@ -116,6 +117,16 @@ fn compiler() -> PathBuf {
          to do: install the CUDA toolkit (12.4 or later) and set CUDA_HOME, or run `. launch/cuda-toolchain.sh`, which \
          fetches a compiler as pip wheels"
     );
+}
+
+/// `13.0`, the toolkit's version.
+fn version(nvcc: &Path) -> String {
+    let said = run(Command::new(nvcc).arg("--version"));
+    let version = said.split("release ").nth(1).and_then(|rest| rest.split(',').next());
+    version
+        .unwrap_or_else(|| panic!("{} says no version:\n{said}", nvcc.display()))
+        .trim()
+        .to_owned()
 }
 
 fn name(source: &Path) -> &str {

@@ -1,18 +1,26 @@
 //! What the ranks of a job do together, behind one small trait.
 //!
-//! MPI is the engine of CPU tensors and of all control traffic; a single process needs none. Nothing here re-implements
-//! a collective algorithm.
+//! MPI is the engine of CPU tensors and of all control traffic, NCCL that of gradients on GPUs; a single process needs
+//! none. Nothing here re-implements a collective algorithm.
 
 mod agree;
+mod gpus;
 mod job;
 mod launcher;
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg(feature = "cuda")]
+mod nccl;
+mod nccl_wait;
 mod single;
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use candle_core::Tensor;
 
 pub use agree::{gather, same_everywhere, share};
+pub use gpus::with_devices;
 pub use job::{host, job};
 pub use launcher::Launcher;
 #[cfg(feature = "mpi")]
@@ -20,6 +28,7 @@ pub use mpi::Mpi;
 pub use single::Single;
 
 use crate::error::Result;
+use crate::ops::storage;
 
 /// A group of ranks. Every rank must make the same calls in the same order.
 pub trait Collective: Send + Sync {
@@ -30,12 +39,24 @@ pub trait Collective: Send + Sync {
     fn local(&self) -> LocalRank;
     /// Replaces `values` on every rank by the element-wise sum over the ranks.
     fn sum_f32(&self, values: &mut [f32]) -> Result<()>;
+    /// The same for a contiguous f32 tensor, wherever it lies.
+    fn sum_tensor(&self, values: &Tensor) -> Result<()> {
+        storage::update(values, |values| self.sum_f32(values))?
+    }
     /// The same in f64: losses, counts, metrics.
     fn sum_f64(&self, values: &mut [f64]) -> Result<()>;
     /// Replaces `bytes` on every rank by those of `root`; the length is the same everywhere.
     fn broadcast(&self, bytes: &mut [u8], root: usize) -> Result<()>;
     /// Returns when every rank has arrived.
     fn barrier(&self) -> Result<()>;
+    /// Has some rank called [`Collective::silent_ranks`]? Whoever waits outside of these calls asks now and then.
+    fn given_up(&self) -> bool {
+        false
+    }
+    /// Says that this rank has given up waiting, listens to the others, and returns those that did not say so themselves.
+    fn silent_ranks(&self, _patience: Duration) -> Vec<usize> {
+        Vec::new()
+    }
     /// Ends the whole job at once with `code`; never returns.
     fn abort(&self, code: i32) -> !;
 }

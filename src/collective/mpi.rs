@@ -7,11 +7,12 @@
 use std::ffi::c_void;
 use std::io::Write;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use mpi::Threading;
 use mpi::environment::Universe;
 use mpi::ffi;
-use mpi::traits::{AsRaw, Communicator, Root};
+use mpi::traits::{AsRaw, Communicator, Root, Source};
 
 use super::{Collective, Launcher, LocalRank};
 use crate::error::{Error, Result};
@@ -33,6 +34,9 @@ struct InPlace(usize);
 
 /// Elements of one call: the count is a C int.
 const CHUNK: usize = 1 << 30;
+
+/// Tag of the message that a rank has given up waiting.
+const GIVEN_UP: i32 = 7;
 
 impl Mpi {
     /// Initialises MPI, which must not have been done before in this process, and holds its world against the launcher's.
@@ -116,6 +120,45 @@ impl Mpi {
         Ok(())
     }
 
+    /// A rank whose message that it has given up is here.
+    fn heard(&self) -> Option<usize> {
+        let universe = self.universe();
+        let status = universe
+            .as_ref()?
+            .world()
+            .any_process()
+            .immediate_probe_with_tag(GIVEN_UP)?;
+        Some(status.source_rank() as usize)
+    }
+
+    /// Takes the message of a rank that was [heard](Mpi::heard).
+    fn listen_to(&self, rank: usize) {
+        if let Some(universe) = self.universe().as_ref() {
+            let _: (u8, _) = universe.world().process_at_rank(rank as i32).receive_with_tag(GIVEN_UP);
+        }
+    }
+
+    fn say_to(&self, rank: usize) {
+        static NOTHING: u8 = 0;
+        let universe = self.universe();
+        let Some(universe) = universe.as_ref() else { return };
+        // SAFETY: one byte that is never freed; MPI completes the request by itself after it is let go of.
+        unsafe {
+            let mut request = ffi::RSMPI_REQUEST_NULL;
+            let communicator = universe.world().as_raw();
+            ffi::MPI_Isend(
+                (&raw const NOTHING).cast(),
+                1,
+                ffi::RSMPI_UINT8_T,
+                rank as i32,
+                GIVEN_UP,
+                communicator,
+                &mut request,
+            );
+            ffi::MPI_Request_free(&mut request);
+        }
+    }
+
     fn universe(&self) -> std::sync::MutexGuard<'_, Option<Universe>> {
         // A panic elsewhere ends the job by itself; the value is whole in any case.
         self.universe.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -159,6 +202,28 @@ impl Collective for Mpi {
 
     fn barrier(&self) -> Result<()> {
         self.sum_f64(&mut [0.0])
+    }
+
+    fn given_up(&self) -> bool {
+        self.heard().is_some()
+    }
+
+    fn silent_ranks(&self, patience: Duration) -> Vec<usize> {
+        for rank in (0..self.world).filter(|rank| *rank != self.rank) {
+            self.say_to(rank);
+        }
+        let mut silent: Vec<usize> = (0..self.world).filter(|rank| *rank != self.rank).collect();
+        let begun = Instant::now();
+        while !silent.is_empty() && begun.elapsed() < patience {
+            match self.heard() {
+                Some(rank) => {
+                    self.listen_to(rank);
+                    silent.retain(|other| *other != rank);
+                }
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+        silent
     }
 
     fn abort(&self, code: i32) -> ! {

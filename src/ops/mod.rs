@@ -7,6 +7,9 @@
 pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+pub mod device;
 pub mod dropout;
 pub mod gelu;
 pub mod gemm;

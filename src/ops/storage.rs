@@ -1,4 +1,4 @@
-//! The f32 values of CPU tensors as slices: read without a copy, written in place, made without a zeroing pass.
+//! The f32 values of tensors as slices: read without a copy, written in place, made without a zeroing pass.
 
 use std::cell::Cell;
 use std::mem::MaybeUninit;
@@ -9,23 +9,33 @@ use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Shape, Storage, Storag
 use crate::error::{Error, Result};
 
 /// The values under a tensor, held for reading as long as this lives.
-pub struct Values<'a> {
-    storage: StorageRef<'a>,
-    range: Range<usize>,
+pub struct Values<'a>(Held<'a>);
+
+enum Held<'a> {
+    Here {
+        storage: StorageRef<'a>,
+        range: Range<usize>,
+    },
+    /// A copy of what lies on a GPU.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    Brought(Vec<f32>),
 }
 
 impl Deref for Values<'_> {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        match &*self.storage {
-            Storage::Cpu(CpuStorage::F32(all)) => &all[self.range.clone()],
-            _ => unreachable!("checked when the values were taken"),
+        match &self.0 {
+            Held::Here { storage, range } => match &**storage {
+                Storage::Cpu(CpuStorage::F32(all)) => &all[range.clone()],
+                _ => unreachable!("checked when the values were taken"),
+            },
+            Held::Brought(values) => values,
         }
     }
 }
 
-/// The values of a contiguous f32 tensor on the CPU, in row-major order.
+/// The values of a contiguous f32 tensor in row-major order. Those of a GPU (also f16 and bf16) are copied, and waited for.
 pub fn values(tensor: &Tensor) -> Result<Values<'_>> {
     if !tensor.is_contiguous() {
         return Err(refused(format!(
@@ -36,22 +46,35 @@ pub fn values(tensor: &Tensor) -> Result<Values<'_>> {
     spanned(tensor)
 }
 
-/// The stretch of storage from the first to the last value of an f32 tensor on the CPU; its strides say what is whose.
+/// The stretch of storage from the first to the last value of an f32 tensor; its strides say what is whose.
 pub fn spanned(tensor: &Tensor) -> Result<Values<'_>> {
     let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(CpuStorage::F32(_)) => {}
-        Storage::Cpu(_) => return Err(refused(format!("f32 is needed, not {:?}", tensor.dtype()))),
-        _ => return Err(refused("this program was built without cuda".into())),
-    }
     let range = span(layout);
-    Ok(Values { storage, range })
+    match &*storage {
+        Storage::Cpu(CpuStorage::F32(_)) => Ok(Values(Held::Here { storage, range })),
+        Storage::Cpu(_) => Err(refused(format!("f32 is needed, not {:?}", tensor.dtype()))),
+        #[cfg(feature = "cuda")]
+        Storage::Cuda(_) => Ok(Values(Held::Brought(super::cuda::memory::to_host(
+            tensor,
+            range.len(),
+        )?))),
+        other => Err(refused(format!("no values on {:?}", other.device()))),
+    }
 }
 
-/// Lets `write` change the values of an f32 tensor on the CPU in place; it gets the stretch that [`spanned`] gives.
+/// Lets `write` change the values of an f32 tensor in place; it gets the stretch that [`spanned`] gives.
 ///
-/// All views of the same storage see the change. Nobody may hold [`Values`] of the same storage.
+/// All views of the same storage see the change. Nobody may hold [`Values`] of the same storage. The values of a GPU are
+/// brought here and back: for loading and the like, not for a step.
 pub fn update<R>(tensor: &Tensor, write: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
+    #[cfg(feature = "cuda")]
+    if tensor.device().is_cuda() {
+        use super::cuda::memory;
+        let mut values = memory::to_host(tensor, span(tensor.layout()).len())?;
+        let result = write(&mut values);
+        memory::from_host(tensor, &values)?;
+        return Ok(result);
+    }
     let op = Update {
         write: Cell::new(Some(write)),
         result: Cell::new(None),

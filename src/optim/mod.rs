@@ -2,8 +2,10 @@
 
 pub mod adamw;
 pub mod parameters;
+mod scaler;
 mod schedule;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use parameters::{Decay, Parameter, Parameters};
+pub use scaler::{GradScaler, Gradients};
 pub use schedule::LearningRate;

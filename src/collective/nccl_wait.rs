@@ -1,0 +1,126 @@
+//! How a rank waits for the others in NCCL, and what it says when they do not come.
+
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+
+/// How long ranks listen for each other once one has given up.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between looks at what the other ranks say.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Waiting for a moment only, then in longer and longer naps.
+pub struct Waiting {
+    begun: Instant,
+    looked: Instant,
+    limit: Duration,
+    naps: u32,
+}
+
+impl Waiting {
+    pub fn begin(now: Instant) -> Self {
+        let limit = std::env::var("DTRAIN_NCCL_TIMEOUT")
+            .ok()
+            .and_then(|seconds| seconds.parse().ok());
+        Waiting {
+            begun: now,
+            looked: now,
+            limit: Duration::from_secs(limit.unwrap_or(600)),
+            naps: 0,
+        }
+    }
+
+    /// Is it time to look at what the other ranks say?
+    pub fn looks_around(&mut self, now: Instant) -> bool {
+        let is_time = now - self.looked >= LOOK_EVERY;
+        if is_time {
+            self.looked = now;
+        }
+        is_time
+    }
+
+    pub fn is_over(&self, now: Instant) -> bool {
+        now - self.begun >= self.limit
+    }
+
+    pub fn since(&self, now: Instant) -> Duration {
+        now - self.begun
+    }
+
+    /// A sum of small gradients takes tens of microseconds: the first rounds only yield.
+    pub fn pause(&mut self) {
+        self.naps = self.naps.saturating_add(1);
+        match self.naps {
+            ..200 => std::thread::yield_now(),
+            200..1000 => std::thread::sleep(Duration::from_micros(20)),
+            _ => std::thread::sleep(Duration::from_micros(500)),
+        }
+    }
+}
+
+/// The others did not come.
+pub fn absent(what: &str, waited: Duration, silent: &[usize], hosts: &[String]) -> Error {
+    let seconds = waited.as_secs_f64();
+    Error::Ranks {
+        what: match silent.is_empty() {
+            true => format!("{what} did not end within {seconds:.0} s although all ranks take part"),
+            false => format!(
+                "{} did not take part in {what} for {seconds:.0} s",
+                names(silent, hosts)
+            ),
+        },
+        fix: "look at what that rank printed last; if it is only slow, raise DTRAIN_NCCL_TIMEOUT (seconds)".into(),
+    }
+}
+
+/// NCCL itself gave up.
+pub fn broken(what: &str, kind: &str, details: &str, silent: &[usize], hosts: &[String]) -> Error {
+    let suspects = match silent.is_empty() {
+        true => String::new(),
+        false => format!("; lost: {}", names(silent, hosts)),
+    };
+    let details = match details.trim() {
+        "" => String::new(),
+        details => format!(" ({details})"),
+    };
+    Error::Ranks {
+        what: format!("{what} failed: {kind}{details}{suspects}"),
+        fix: "look at the first failing rank; NCCL_DEBUG=INFO makes NCCL say more".into(),
+    }
+}
+
+fn names(ranks: &[usize], hosts: &[String]) -> String {
+    let name = |rank: &usize| match hosts.get(*rank) {
+        Some(host) => format!("rank {rank} ({host})"),
+        None => format!("rank {rank}"),
+    };
+    ranks.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_name_the_ranks_that_are_missing() {
+        let hosts = ["a", "b", "c"].map(str::to_owned);
+        let message = absent("the sum", Duration::from_secs(600), &[0, 2], &hosts).to_string();
+        assert!(
+            message.contains("rank 0 (a), rank 2 (c) did not take part"),
+            "{message}"
+        );
+        let message = broken("the sum", "remote error", " ", &[1], &hosts).to_string();
+        assert!(message.contains("failed: remote error; lost: rank 1 (b)"), "{message}");
+    }
+
+    #[test]
+    fn a_wait_looks_around_and_ends() {
+        let now = Instant::now();
+        let mut waiting = Waiting::begin(now);
+        assert!(!waiting.looks_around(now + Duration::from_millis(100)));
+        assert!(waiting.looks_around(now + Duration::from_millis(300)));
+        assert!(!waiting.looks_around(now + Duration::from_millis(400)));
+        assert!(!waiting.is_over(now + Duration::from_secs(599)) && waiting.is_over(now + Duration::from_secs(600)));
+    }
+}

@@ -1,0 +1,19 @@
+//! What all CUDA sides of the ops share: the driver, the process's GPU with its kernels, memory, matrix products.
+//!
+//! All work goes to the one stream of the device, so its order is the program's order; memory is freed in that order, too.
+//! None of candle's own kernels is used: they are compiled when they are first called, which takes seconds.
+
+pub mod cublaslt;
+pub mod driver;
+pub mod gpu;
+pub mod memory;
+
+pub use gpu::Gpu;
+pub use memory::{Operand, Output, operand};
+
+use crate::error::Error;
+
+/// A failure of one of CUDA's libraries.
+pub(crate) fn failed(what: impl std::fmt::Display, cause: impl std::fmt::Display) -> Error {
+    Error::Tensor(candle_core::Error::Msg(format!("{what}: {cause}")))
+}
