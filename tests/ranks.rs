@@ -1,15 +1,20 @@
-//! Ranks under a real mpirun: the collectives' sums are exact, and a job ends when one of its ranks does.
+//! Ranks under a real mpirun: the collectives' sums are exact, a job ends when one of its ranks does, and the number of
+//! ranks changes nothing about what is trained and measured.
 //!
-//! Each test starts this very test program again under mpirun, as `rank_body` with the name of what the ranks shall do.
+//! Tests of collectives start this very test program again under mpirun, as `rank_body` with the name of what the ranks
+//! shall do; tests of training start dtrain.
 #![cfg(feature = "mpi")]
 
 mod common;
+#[path = "common/playground.rs"]
+mod playground;
 
 use std::process::ExitCode;
 
 use common::mpirun;
 use dtrain::collective::{self, Collective};
 use dtrain::error::{Error, Result};
+use playground::{Outcome, Playground};
 
 const BODY: &str = "DTRAIN_TEST_RANK_BODY";
 
@@ -148,4 +153,104 @@ fn ranks_that_disagree_are_named() {
         "{}",
         ended.text
     );
+}
+
+/// 50 samples in global batches of 12 over 20 steps: every fifth step has two samples, fewer than four ranks.
+const INVARIANCE: [&str; 4] = [
+    "max-steps=20",
+    "eval-strategy=steps",
+    "eval-steps=10",
+    "learning-rate=5e-3",
+];
+
+/// Two sums of the same numbers in another order, scaled by what they were computed from.
+fn assert_close(what: &str, ours: &[f64], theirs: &[f64], tolerance: f64) {
+    assert_eq!(ours.len(), theirs.len(), "{what}");
+    for (step, (a, b)) in ours.iter().zip(theirs).enumerate() {
+        assert!((a - b).abs() <= tolerance * b.abs(), "{what} at {step}: {a} and {b}");
+    }
+}
+
+#[test]
+fn the_number_of_ranks_changes_nothing_about_what_is_trained() {
+    let place = Playground::new(50, 17);
+    let run = |world: usize, name: &str, batch: &str, accumulation: &str| {
+        let batch = format!("per-device-train-batch-size={batch}");
+        let accumulation = format!("gradient-accumulation-steps={accumulation}");
+        place.succeed(
+            world,
+            name,
+            &[&INVARIANCE[..], &[batch.as_str(), accumulation.as_str()]].concat(),
+        )
+    };
+    let alone = run(0, "alone", "12", "1");
+    assert_eq!(alone.history("loss").len(), 20);
+    for (world, batch, accumulation) in [(0, "3", "4"), (2, "6", "1"), (4, "3", "1"), (2, "2", "3")] {
+        let name = format!("{world} ranks, {batch} x {accumulation}");
+        let ranks = run(world, &name, batch, accumulation);
+        // f32 sums in another order; the invariant's own bound. Norms are sums of squares of such sums.
+        assert_close(&name, &ranks.history("loss"), &alone.history("loss"), 1e-5);
+        assert_close(&name, &ranks.history("grad_norm"), &alone.history("grad_norm"), 1e-4);
+        assert_close(&name, &ranks.history("eval_loss"), &alone.history("eval_loss"), 1e-5);
+        assert_eq!(ranks.history("eval_accuracy"), alone.history("eval_accuracy"), "{name}");
+        assert_eq!(ranks.history("learning_rate"), alone.history("learning_rate"), "{name}");
+    }
+}
+
+/// The same model on any number of ranks and any size of batch: each sample counts once.
+#[test]
+fn evaluation_is_exact_at_any_world_size() {
+    let place = Playground::new(8, 17);
+    // A rate of 0 leaves the model as it is.
+    let run = |world: usize, name: &str, batch: &str| {
+        let batch = format!("per-device-eval-batch-size={batch}");
+        place.succeed(
+            world,
+            name,
+            &[
+                "max-steps=1",
+                "per-device-train-batch-size=1",
+                "learning-rate=1e-30",
+                &batch,
+            ],
+        )
+    };
+    let alone = run(0, "alone", "17");
+    let figures = |outcome: &Outcome| (outcome.history("eval_loss"), outcome.history("eval_accuracy"));
+    for (world, batch) in [(0, "1"), (0, "5"), (2, "4"), (3, "2"), (4, "8")] {
+        let ranks = run(world, &format!("{world} ranks, {batch}"), batch);
+        let ((loss, accuracy), (loss_alone, accuracy_alone)) = (figures(&ranks), figures(&alone));
+        // Each sample's loss is computed alike; an f32 product may be blocked differently in a batch of another size.
+        assert_close("eval_loss", &loss, &loss_alone, 1e-6);
+        assert_eq!(accuracy, accuracy_alone, "{world} ranks, {batch}");
+    }
+}
+
+#[test]
+fn an_unreadable_image_is_left_out_of_the_mean_and_named_once() {
+    let place = Playground::new(24, 8);
+    let picture = place.training_picture(10);
+    std::fs::write(&picture, b"no picture at all").unwrap();
+    let file = picture.file_name().unwrap().to_str().unwrap();
+    let run = |world: usize, batch: &str| {
+        let batch = format!("per-device-train-batch-size={batch}");
+        place.succeed(world, &format!("{world}"), &["num-train-epochs=2", &batch])
+    };
+    let (alone, ranks) = (run(0, "8"), run(2, "4"));
+    assert_eq!(alone.history("loss").len(), 6);
+    assert_close("loss", &ranks.history("loss"), &alone.history("loss"), 1e-5);
+    assert_close(
+        "grad_norm",
+        &ranks.history("grad_norm"),
+        &alone.history("grad_norm"),
+        1e-4,
+    );
+    for outcome in [alone, ranks] {
+        let text = &outcome.ended.text;
+        assert_eq!(text.matches(file).count(), 1, "{text}");
+        assert!(
+            text.contains("1 image(s) could not be read and were left out"),
+            "{text}"
+        );
+    }
 }

@@ -37,15 +37,23 @@ pub struct Ended {
 /// containers have few cores and no other user.
 #[allow(dead_code)]
 pub fn mpirun(world: usize, program: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
-    let output = mpirun_command(world, program, arguments, environment)
-        .output()
-        .expect("mpirun is installed");
-    let text = [output.stdout, output.stderr]
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .concat();
-    Ended {
-        code: output.status.code(),
-        text,
+    Ended::of(
+        mpirun_command(world, program, arguments, environment)
+            .output()
+            .expect("mpirun is installed"),
+    )
+}
+
+#[allow(dead_code)]
+impl Ended {
+    pub fn of(output: std::process::Output) -> Ended {
+        let text = [output.stdout, output.stderr]
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .concat();
+        Ended {
+            code: output.status.code(),
+            text,
+        }
     }
 }
 
