@@ -156,10 +156,12 @@ fn ranks_that_disagree_are_named() {
 }
 
 /// 50 samples in global batches of 12 over 20 steps: every fifth step has two samples, fewer than four ranks.
-const INVARIANCE: [&str; 4] = [
+const INVARIANCE: [&str; 6] = [
     "max-steps=20",
     "eval-strategy=steps",
     "eval-steps=10",
+    "save-strategy=no",
+    "load-best-model-at-end=false",
     "learning-rate=5e-3",
 ];
 

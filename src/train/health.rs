@@ -51,7 +51,8 @@ impl GradientAudit {
                 cut_off.len(),
                 cut_off.join(", ")
             ),
-            fix: "this is a bug of dtrain, please report it with your model's config.json".into(),
+            fix: "lower --learning-rate if it is unusually large; otherwise this is a bug of dtrain, please report it"
+                .into(),
         })
     }
 }

@@ -1,0 +1,258 @@
+//! Interrupted runs end as uninterrupted ones do; what does not belong to a run is refused.
+
+mod common;
+#[path = "common/playground.rs"]
+mod playground;
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::Ended;
+use playground::Playground;
+
+/// 60 samples, 5 steps an epoch: checkpoints lie in the middle of epochs.
+const RUN: [&str; 7] = [
+    "per-device-train-batch-size=12",
+    "num-train-epochs=6",
+    "logging-steps=2",
+    "eval-strategy=steps",
+    "eval-steps=3",
+    "save-strategy=steps",
+    "save-steps=3",
+];
+const RESUME: &str = "resume-from-checkpoint=true";
+
+fn with<'a>(arguments: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    let key = |argument: &str| argument.split('=').next().unwrap().to_owned();
+    let kept = arguments
+        .iter()
+        .filter(|argument| !more.iter().any(|other| key(other) == key(argument)));
+    kept.chain(more).copied().collect()
+}
+
+/// Starts a run and waits until `path` is there; panics if the run ends without it.
+fn started(mut command: Command, path: &Path) -> Child {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let begun = Instant::now();
+    while !path.exists() {
+        if child.try_wait().unwrap().is_some() || begun.elapsed() > Duration::from_secs(120) {
+            let _ = child.kill();
+            let text = Ended::of(child.wait_with_output().unwrap()).text;
+            panic!("{} never came:\n{text}", path.display());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child
+}
+
+fn signal(signal: &str, process: u32) {
+    let sent = Command::new("kill")
+        .args([signal, &process.to_string()])
+        .status()
+        .expect("kill is installed");
+    assert!(sent.success(), "kill {signal} {process}");
+}
+
+/// The processes that `process` has started.
+fn children(process: u32) -> Vec<u32> {
+    let output = Command::new("ps")
+        .args(["-o", "pid=", "--ppid", &process.to_string()])
+        .output()
+        .expect("ps is installed");
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .split_whitespace()
+        .map(|pid| pid.parse().unwrap())
+        .collect()
+}
+
+#[test]
+fn a_killed_run_resumed_ends_bit_for_bit_as_the_uninterrupted_one() {
+    let place = Playground::new(60, 16);
+    for world in [0, 2] {
+        let batch = if world == 2 {
+            "per-device-train-batch-size=6"
+        } else {
+            "per-device-train-batch-size=12"
+        };
+        let run = with(&RUN, &[batch]);
+        let whole = place.succeed(world, &format!("whole {world}"), &run);
+        assert_eq!(whole.json("trainer_state.json")["global_step"], 30);
+
+        let name = format!("killed {world}");
+        let directory = place.path(&name);
+        let child = started(place.command(world, &name, &run), &directory.join("checkpoint-9"));
+        let processes = if world == 2 {
+            children(child.id())
+        } else {
+            vec![child.id()]
+        };
+        for process in &processes {
+            signal("-KILL", *process);
+        }
+        child.wait_with_output().unwrap();
+        assert!(
+            !directory.join("all_results.json").exists(),
+            "killed too late to show anything"
+        );
+
+        let resumed = place.succeed(world, &name, &with(&run, &[RESUME]));
+        assert!(resumed.ended.text.contains("resumed from"), "{}", resumed.ended.text);
+        assert!(resumed.adapter() == whole.adapter(), "{world}: other weights");
+        assert_eq!(resumed.timeless_history(), whole.timeless_history(), "{world}");
+        assert_eq!(resumed.checkpoints(), whole.checkpoints());
+        let figures = |outcome: &playground::Outcome| outcome.json("eval_results.json")["eval_loss"].clone();
+        assert_eq!(figures(&resumed), figures(&whole));
+    }
+}
+
+#[test]
+fn a_signal_ends_the_run_after_the_step_with_a_checkpoint() {
+    let place = Playground::new(60, 16);
+    let run = with(
+        &RUN,
+        &["save-strategy=epoch", "eval-strategy=epoch", "num-train-epochs=12"],
+    );
+    let whole = place.succeed(0, "whole", &run);
+    for (world, name) in [(0, "TERM"), (0, "USR1"), (2, "INT")] {
+        let batch = if world == 2 {
+            "per-device-train-batch-size=6"
+        } else {
+            "per-device-train-batch-size=12"
+        };
+        let run = with(&run, &[batch]);
+        let directory = place.path(name);
+        let child = started(place.command(world, name, &run), &directory.join("checkpoint-5"));
+        let process = if world == 2 {
+            children(child.id())[1]
+        } else {
+            child.id()
+        };
+        signal(&format!("-{name}"), process);
+        let ended = Ended::of(child.wait_with_output().unwrap());
+        assert_eq!(ended.code, Some(1), "{}", ended.text);
+        assert!(ended.text.contains("stopped by"), "{}", ended.text);
+        assert!(ended.text.contains("--resume-from-checkpoint true"), "{}", ended.text);
+        let resumed = place.succeed(world, name, &with(&run, &[RESUME]));
+        if world == 0 {
+            assert!(resumed.ended.text.contains("resumed from"), "{}", resumed.ended.text);
+            assert!(resumed.adapter() == whole.adapter(), "{name}: other weights");
+            assert_eq!(resumed.timeless_history(), whole.timeless_history());
+        }
+    }
+}
+
+#[test]
+fn other_ranks_may_go_on_with_the_same_global_batch() {
+    let place = Playground::new(60, 16);
+    let whole = place.succeed(0, "whole", &RUN);
+    place.succeed(0, "moved", &with(&RUN, &["max-steps=12"]));
+    let resumed = place.succeed(2, "moved", &with(&RUN, &[RESUME, "per-device-train-batch-size=6"]));
+    assert!(
+        resumed.ended.text.contains("ranks: 1 then, 2 now"),
+        "{}",
+        resumed.ended.text
+    );
+    // The first 12 steps had another learning rate: what is compared is that the resumed steps are there at all.
+    assert_eq!(resumed.history("loss").len(), whole.history("loss").len());
+    assert_eq!(resumed.history("eval_loss").len(), whole.history("eval_loss").len());
+}
+
+#[test]
+fn a_run_resumes_by_its_output_directory_or_by_a_path() {
+    let place = Playground::new(60, 16);
+    let first = place.succeed(0, "run", &with(&RUN, &[RESUME, "save-total-limit=9"]));
+    assert!(first.ended.text.contains("no checkpoint in"), "{}", first.ended.text);
+    let checkpoint = format!(
+        "resume-from-checkpoint={}",
+        first.directory.join("checkpoint-12").display()
+    );
+    let again = place.succeed(0, "run", &with(&RUN, &[&checkpoint, "save-total-limit=9"]));
+    assert!(
+        again.ended.text.contains("checkpoint-12 after step 12"),
+        "{}",
+        again.ended.text
+    );
+    assert!(again.adapter() == first.adapter() && again.timeless_history() == first.timeless_history());
+    // From there into another directory.
+    let other = place.succeed(0, "other", &with(&RUN, &[&checkpoint]));
+    assert!(other.adapter() == first.adapter());
+    // The newest is damaged: the one before it serves.
+    let newest = first.directory.join("checkpoint-30/optimizer.safetensors");
+    let bytes = std::fs::read(&newest).unwrap();
+    std::fs::write(&newest, &bytes[..bytes.len() / 2]).unwrap();
+    let third = place.succeed(0, "run", &with(&RUN, &[RESUME, "save-total-limit=9"]));
+    assert!(third.ended.text.contains("skipped: checkpoint"), "{}", third.ended.text);
+    assert!(
+        third.ended.text.contains("checkpoint-27 after step 27"),
+        "{}",
+        third.ended.text
+    );
+    assert!(third.adapter() == first.adapter());
+}
+
+#[test]
+fn checkpoints_of_another_run_are_refused() {
+    let place = Playground::new(60, 16);
+    place.succeed(0, "run", &with(&RUN, &["max-steps=3"]));
+    for (change, said) in [
+        ("seed=43", "seed 42, and this run has 43"),
+        (
+            "per-device-train-batch-size=10",
+            "a global batch of 12, and this run has 10",
+        ),
+        ("train-split=train[:48]", "training samples: 60, and this run has 48"),
+        ("lora-r=2", "lora_r 4, and this run has 2"),
+        ("shuffle=false", "shuffle true, and this run has false"),
+    ] {
+        let refused = place.run(0, "run", &with(&RUN, &[RESUME, change]));
+        assert_eq!(refused.ended.code, Some(1), "{change}: {}", refused.ended.text);
+        assert!(refused.ended.text.contains(said), "{change}: {}", refused.ended.text);
+    }
+    let nowhere = format!("resume-from-checkpoint={}", place.path("nowhere").display());
+    let refused = place.run(0, "new", &with(&RUN, &[&nowhere]));
+    assert!(
+        refused.ended.code == Some(1) && refused.ended.text.contains("no such directory"),
+        "{}",
+        refused.ended.text
+    );
+    // Without being asked to continue or to overwrite, a run touches nothing of another.
+    let refused = place.run(0, "run", &RUN);
+    assert!(refused.ended.code != Some(0), "{}", refused.ended.text);
+    for remedy in ["--resume-from-checkpoint true", "--overwrite-output-dir"] {
+        assert!(refused.ended.text.contains(remedy), "{}", refused.ended.text);
+    }
+    place.succeed(0, "run", &with(&RUN, &["overwrite-output-dir=true", "max-steps=3"]));
+}
+
+#[test]
+fn the_best_model_is_the_final_one_and_its_checkpoint_is_kept() {
+    let place = Playground::new(60, 40);
+    let run = with(
+        &RUN,
+        &["save-total-limit=1", "learning-rate=0.02", "metric-for-best-model=loss"],
+    );
+    let outcome = place.succeed(0, "run", &run);
+    let state = outcome.json("trainer_state.json");
+    let losses = outcome.history("eval_loss");
+    let best = losses.iter().copied().fold(f64::INFINITY, f64::min);
+    assert_eq!(state["best_metric"].as_f64(), Some(best));
+    let step = state["best_global_step"].as_u64().unwrap();
+    assert_eq!(losses[(step / 3 - 1) as usize], best);
+    let directory = format!("checkpoint-{step}");
+    assert!(
+        outcome.checkpoints().contains(&directory),
+        "{:?}",
+        outcome.checkpoints()
+    );
+    assert!(outcome.checkpoints().len() <= 2);
+    assert!(step < 30, "the last step is the best: nothing is shown");
+    let saved = std::fs::read(outcome.directory.join(directory).join("adapter_model.safetensors")).unwrap();
+    assert!(saved == outcome.adapter(), "the final model is not the best one");
+    assert_eq!(outcome.json("eval_results.json")["eval_loss"].as_f64(), Some(best));
+}
