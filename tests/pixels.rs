@@ -5,13 +5,15 @@ mod common;
 use std::path::Path;
 
 use dtrain::data::augment::SampleName;
-use dtrain::data::decode::decode;
+use dtrain::data::decode::{Decoder, decode};
 use dtrain::data::preprocessor::Preprocessor;
 use dtrain::data::transform::{Normalization, Transform, Workplace};
 use dtrain::ops::jpeg::Rect;
 use dtrain::ops::resample::Filter;
+use dtrain::rng::{Purpose, Stream};
 use safetensors::SafeTensors;
 use serde::Deserialize;
+use turbojpeg::{Compressor, PixelFormat, Subsamp};
 
 #[derive(Deserialize)]
 struct Case {
@@ -102,6 +104,186 @@ fn every_transform_gives_the_references_bytes() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Waves with noise, `[height, width, 3]`.
+fn drawn(width: usize, height: usize) -> Vec<u8> {
+    let noise = Stream::new(1, 0, (width * height) as u64, Purpose::Augment(0));
+    let value = |at: usize| {
+        let (y, x, channel) = (at / 3 / width, at / 3 % width, at % 3);
+        let wave = (x as f64 * 0.13 + channel as f64).sin() + (y as f64 * 0.07 * (1 + channel) as f64).cos();
+        (128.0 + 55.0 * wave + 60.0 * (noise.uniform(at as u32) - 0.5)) as u8
+    };
+    (0..width * height * 3).map(value).collect()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Coding {
+    Baseline,
+    OptimizedTables,
+    Progressive,
+    Arithmetic,
+}
+
+fn jpeg(width: usize, height: usize, subsamp: Subsamp, coding: Coding, quality: i32) -> Vec<u8> {
+    let pixels = drawn(width, height);
+    let mut compressor = Compressor::new().unwrap();
+    compressor.set_subsamp(subsamp).unwrap();
+    compressor.set_quality(quality).unwrap();
+    compressor.set_optimize(coding == Coding::OptimizedTables).unwrap();
+    compressor.set_progressive(coding == Coding::Progressive).unwrap();
+    compressor.set_arithmetic(coding == Coding::Arithmetic).unwrap();
+    let image = turbojpeg::Image {
+        pixels: pixels.as_slice(),
+        width,
+        height,
+        pitch: width * 3,
+        format: PixelFormat::RGB,
+    };
+    compressor.compress_to_vec(image).unwrap()
+}
+
+const SUBSAMPLINGS: [Subsamp; 5] = [
+    Subsamp::Sub2x2,
+    Subsamp::Sub2x1,
+    Subsamp::None,
+    Subsamp::Gray,
+    Subsamp::Sub1x2,
+];
+const CODINGS: [Coding; 4] = [
+    Coding::Baseline,
+    Coding::OptimizedTables,
+    Coding::Progressive,
+    Coding::Arithmetic,
+];
+
+/// Holds rectangles of a picture against the whole, which was decoded otherwise.
+fn rectangles_equal_the_whole(what: &str, bytes: &[u8], decoder: &mut Decoder, rectangles: u32) {
+    let whole = decode(bytes).unwrap();
+    let draw = Stream::new(2, 0, bytes.len() as u64, Purpose::Crop);
+    for number in 0..rectangles {
+        let below = |index: u32, n: usize| draw.below(4 * number + index, n as u64) as usize;
+        let (mut x, mut y) = (below(0, whole.width), below(1, whole.height));
+        if number % 3 == 0 {
+            (x, y) = (x / 8 * 8, y / 8 * 8); // on the edges of blocks
+        }
+        let rect = Rect {
+            x,
+            y,
+            width: 1 + below(2, whole.width - x),
+            height: 1 + below(3, whole.height - y),
+        };
+        let planes = decoder.region(bytes, |width, height| {
+            assert_eq!((width, height), (whole.width, whole.height));
+            rect
+        });
+        let planes = planes.unwrap();
+        assert!(planes.columns.start <= rect.x && rect.right() <= planes.columns.end);
+        for y in rect.y..rect.bottom() {
+            for channel in 0..3 {
+                let row = &planes.row(channel, y)[rect.x - planes.columns.start..][..rect.width];
+                let expected = whole.rgb_hwc[(y * whole.width + rect.x) * 3..]
+                    .iter()
+                    .skip(channel)
+                    .step_by(3);
+                assert!(
+                    row.iter().eq(expected.take(rect.width)),
+                    "{what}: row {y} of channel {channel} in {rect:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rectangle_is_a_part_of_the_whole_picture() {
+    let mut decoder = Decoder::new().unwrap();
+    for subsampling in SUBSAMPLINGS {
+        for coding in CODINGS {
+            for (width, height) in [(211, 150), (64, 48), (17, 33)] {
+                let what = format!("{width} x {height} {subsampling:?} {coding:?}");
+                let bytes = jpeg(width, height, subsampling, coding, 90);
+                rectangles_equal_the_whole(&what, &bytes, &mut decoder, 12);
+            }
+        }
+    }
+    let Some(folder) = common::shared("parity/transforms") else {
+        return;
+    };
+    for case in cases(&folder) {
+        let bytes = std::fs::read(folder.join(&case.file)).unwrap();
+        rectangles_equal_the_whole(&case.file, &bytes, &mut decoder, 6);
+    }
+}
+
+/// The files of a fresh clone and, if it is there, the reference's WebP.
+fn small_files() -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<(String, Vec<u8>)> = Vec::new();
+    for coding in CODINGS {
+        for subsampling in SUBSAMPLINGS {
+            let bytes = jpeg(49, 35, subsampling, coding, 80);
+            files.push((format!("{coding:?} {subsampling:?} JPEG"), bytes));
+        }
+    }
+    let image = image::RgbImage::from_raw(49, 35, drawn(49, 35)).unwrap();
+    for format in [
+        image::ImageFormat::Png,
+        image::ImageFormat::Bmp,
+        image::ImageFormat::Tiff,
+    ] {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image.write_to(&mut bytes, format).unwrap();
+        files.push((format!("{format:?}"), bytes.into_inner()));
+    }
+    let rgba = image::DynamicImage::from(image).to_rgba8();
+    let mut gif = Vec::new();
+    let mut encoder = image::codecs::gif::GifEncoder::new(&mut gif);
+    encoder.encode_frame(image::Frame::new(rgba)).unwrap();
+    drop(encoder);
+    files.push(("GIF".into(), gif));
+    if let Some(webp) = common::shared("parity/transforms/25_food-lossy.webp") {
+        files.push(("WebP".into(), std::fs::read(webp).unwrap()));
+    }
+    files
+}
+
+#[test]
+fn damaged_files_are_refused_or_decoded_and_never_cause_a_panic() {
+    let mut decoder = Decoder::new().unwrap();
+    let mut try_it = |bytes: &[u8]| {
+        let middle = |width: usize, height: usize| Rect {
+            x: width / 3,
+            y: height / 3,
+            width: (width / 3).max(1),
+            height: (height / 3).max(1),
+        };
+        decoder.region(bytes, middle).map(drop)
+    };
+    for (what, bytes) in small_files() {
+        assert_eq!(try_it(&bytes), Ok(()), "{what}");
+        let draw = Stream::new(3, 0, bytes.len() as u64, Purpose::Augment(1));
+        for number in 0..60 {
+            let end = draw.below(number, bytes.len() as u64) as usize;
+            let decoded = try_it(&bytes[..end]).is_ok();
+            assert!(
+                !(decoded && what.ends_with("JPEG") && end + 2 < bytes.len()),
+                "{what} cut at {end} was decoded"
+            );
+        }
+        for number in 0..120 {
+            let mut damaged = bytes.clone();
+            for flip in 0..1 + number % 3 {
+                let at = draw.below(100 + 8 * number + flip, bytes.len() as u64 * 8) as usize;
+                // Half of them in the first quarter, where headers are.
+                let at = if number % 2 == 0 { at / 4 } else { at };
+                damaged[at / 8] ^= 1 << (at % 8);
+            }
+            let _ = try_it(&damaged);
+        }
+    }
+    for no_picture in [b"".as_slice(), b"\xff\xd8\xff", b"<html>"] {
+        assert!(try_it(no_picture).is_err());
+    }
 }
 
 /// FIPS 180-4, for the checksums of the reference alone.

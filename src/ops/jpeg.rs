@@ -71,7 +71,18 @@ pub enum Outcome {
     Warned(String),
 }
 
-/// A decompressor and its working memory, to be kept and used again for image after image.
+/// How libjpeg's warnings begin (jerror.h, JWRN_*).
+const WARNINGS: &[&str] = &[
+    "Corrupt JPEG data",
+    "Premature end of JPEG file",
+    "Inconsistent progression sequence",
+    "Invalid SOS parameters",
+    "Unknown Adobe color transform code",
+    "Warning: unknown JFIF revision number",
+    "Application transferred too many scanlines",
+];
+
+/// libjpeg-turbo's decompressor of one image at a time.
 pub struct Decompressor {
     handle: raw::tjhandle,
 }
@@ -93,6 +104,8 @@ impl Decompressor {
 
     /// Reads up to the first scan. Must precede `decode` of the same bytes.
     pub fn read_header(&mut self, jpeg: &[u8]) -> Result<JpegHeader, String> {
+        // A handle keeps tables from image to image; a file that lacks its own must not depend on what came before.
+        *self = Decompressor::new()?;
         // SAFETY: the pointer and length are those of a live slice, which the call only reads.
         let code = unsafe { raw::tj3DecompressHeader(self.handle, jpeg.as_ptr(), jpeg.len() as raw::size_t) };
         self.outcome(code)?;
@@ -193,9 +206,12 @@ impl Decompressor {
             return Ok(Outcome::Clean);
         }
         // SAFETY: the handle is live.
-        match unsafe { raw::tj3GetErrorCode(self.handle) } as raw::TJERR {
-            raw::TJERR_TJERR_WARNING => Ok(Outcome::Warned(self.message())),
-            _ => Err(self.message()),
+        let warned = unsafe { raw::tj3GetErrorCode(self.handle) } as raw::TJERR == raw::TJERR_TJERR_WARNING;
+        let message = self.message();
+        // The code says "warning" also when an error came after a warning; only the text tells.
+        match warned && WARNINGS.iter().any(|warning| message.contains(warning)) {
+            true => Ok(Outcome::Warned(message)),
+            false => Err(message),
         }
     }
 
