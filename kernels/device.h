@@ -107,29 +107,64 @@ template <typename T> FN bool is_aligned(const T *p) { return reinterpret_cast<u
 // A null pointer is as aligned as any: it is never followed.
 template <typename... T> FN bool are_aligned(const T *...p) { return (is_aligned(p) && ...); }
 
-// Sum and maximum over the lanes of a warp, the same bits in all of them.
+// Up to eight consecutive values from `at` on that a thread takes together.
+struct Eight {
+    size_t at;
+    int count;  // 0 to 8
+    bool whole; // eight, and at an address for whole vectors
+
+    // `aligned`: at == 0 would be 16-byte aligned in every array that is used.
+    FN Eight(size_t at, size_t end, bool aligned)
+        : at(at), count(at >= end ? 0 : end - at < 8 ? int(end - at) : 8), whole(aligned && at % 8 == 0 && count == 8) {}
+
+    template <typename T> DEVICE void load(const T *from, float (&x)[8]) const {
+        if (whole) load_8(from + at, x);
+        else load_some(from + at, count, x);
+    }
+    template <typename T> DEVICE void store(T *to, const float (&x)[8]) const {
+        if (whole) store_8(to + at, x);
+        else store_some(to + at, count, x);
+    }
+};
+
+// The first value of this thread's eight, if a grid of lines has one thread for each eight.
+DEVICE size_t first_of_thread() { return (size_t(blockIdx.x) * blockDim.x + threadIdx.x) * 8; }
+
+// Sum over the lanes of a warp, the same bits in all of them.
 DEVICE float warp_sum(float x) {
 #pragma unroll
     for (int other = LANES / 2; other > 0; other /= 2) x += __shfl_xor_sync(WHOLE_WARP, x, other);
     return x;
 }
 
-DEVICE double warp_sum(double x) {
-#pragma unroll
-    for (int other = LANES / 2; other > 0; other /= 2) x += __shfl_xor_sync(WHOLE_WARP, x, other);
-    return x;
-}
-
-// NaN wins, as it must.
+// NaN wins.
 FN float larger(float a, float b) { return a > b || a != a ? a : b; }
 
-DEVICE float warp_max(float x) {
+// Sum and maximum over the threads of a block of at most 1024, the same bits in all of them. All threads take part.
+template <typename T, typename Join> DEVICE T block_reduce(T x, T neutral, Join join) {
+    SHARED(T, of_warps, LANES);
+    unsigned thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
+    unsigned warps = (blockDim.x * blockDim.y * blockDim.z + LANES - 1) / LANES;
 #pragma unroll
-    for (int other = LANES / 2; other > 0; other /= 2) x = larger(x, __shfl_xor_sync(WHOLE_WARP, x, other));
+    for (int other = LANES / 2; other > 0; other /= 2) x = join(x, __shfl_xor_sync(WHOLE_WARP, x, other));
+    __syncthreads(); // whoever reads an earlier result is done
+    if (thread % LANES == 0) of_warps[thread / LANES] = x;
+    __syncthreads();
+    x = thread % LANES < warps ? of_warps[thread % LANES] : neutral;
+#pragma unroll
+    for (int other = LANES / 2; other > 0; other /= 2) x = join(x, __shfl_xor_sync(WHOLE_WARP, x, other));
     return x;
 }
 
-FN unsigned ceil_div(unsigned a, unsigned b) { return (a + b - 1) / b; }
+struct Sum {
+    template <typename T> DEVICE T operator()(T a, T b) const { return a + b; }
+};
+struct Largest {
+    DEVICE float operator()(float a, float b) const { return larger(a, b); }
+};
+
+template <typename T> DEVICE T block_sum(T x) { return block_reduce(x, T(0), Sum{}); }
+DEVICE float block_max(float x) { return block_reduce(x, -INFINITY, Largest{}); }
 
 // Entry points for every number format: ENTRIES is a macro (T, suffix) of declarations.
 #define FOR_ALL_FORMATS(ENTRIES) ENTRIES(float, f32) ENTRIES(f16, f16) ENTRIES(bf16, bf16)

@@ -8,61 +8,32 @@
 //   dx = dy·gelu'(pre). dx may be dy.
 // count = n·d.
 
+#include "bias.h"
 #include "normal.h"
 
 namespace {
 
 template <typename T> DEVICE void forward(T *y, T *pre, const T *x, const float *bias, size_t count, unsigned d) {
-    size_t at = (size_t(blockIdx.x) * blockDim.x + threadIdx.x) * 8;
-    if (at >= count) return;
-    int have = count - at < 8 ? int(count - at) : 8;
-    bool whole = have == 8 && are_aligned(y, pre, x);
+    Eight eight(first_of_thread(), count, are_aligned(y, pre, x));
+    if (eight.count == 0) return;
     float in[8], out[8];
-    if (whole) load_8(x + at, in);
-    else load_some(x + at, have, in);
-    if (bias) {
-        unsigned column = unsigned(at % d);
-        if (d % 8 == 0 && is_aligned(bias)) {
-            float shift[8];
-            load_8(bias + column, shift);
-#pragma unroll
-            for (int i = 0; i < 8; i++) in[i] = rounded<T>(in[i] + shift[i]);
-        } else {
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-                in[i] = rounded<T>(in[i] + bias[column]);
-                column = column + 1 == d ? 0 : column + 1;
-            }
-        }
-    }
+    eight.load(x, in);
+    if (bias) add_bias<T>(in, bias, eight.at, d);
 #pragma unroll
     for (int i = 0; i < 8; i++) out[i] = gelu(in[i]);
-    if (whole) {
-        if (pre) store_8(pre + at, in);
-        store_8(y + at, out);
-    } else {
-        if (pre) store_some(pre + at, have, in);
-        store_some(y + at, have, out);
-    }
+    if (pre) eight.store(pre, in);
+    eight.store(y, out);
 }
 
 template <typename T> DEVICE void backward(T *dx, const T *dy, const T *pre, size_t count) {
-    size_t at = (size_t(blockIdx.x) * blockDim.x + threadIdx.x) * 8;
-    if (at >= count) return;
-    int have = count - at < 8 ? int(count - at) : 8;
-    bool whole = have == 8 && are_aligned(dx, dy, pre);
+    Eight eight(first_of_thread(), count, are_aligned(dx, dy, pre));
+    if (eight.count == 0) return;
     float g[8], x[8];
-    if (whole) {
-        load_8(dy + at, g);
-        load_8(pre + at, x);
-    } else {
-        load_some(dy + at, have, g);
-        load_some(pre + at, have, x);
-    }
+    eight.load(dy, g);
+    eight.load(pre, x);
 #pragma unroll
     for (int i = 0; i < 8; i++) g[i] *= gelu_derivative(x[i]);
-    if (whole) store_8(dx + at, g);
-    else store_some(dx + at, have, g);
+    eight.store(dx, g);
 }
 
 } // namespace

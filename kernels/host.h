@@ -151,10 +151,10 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
 
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 
+using std::isfinite;
 using std::max;
 using std::min;
 
-inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned((uint64_t(a) * b) >> 32); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 
 struct alignas(16) uint4 {

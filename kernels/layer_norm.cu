@@ -38,21 +38,11 @@ struct Row {
     int lane;
 
     DEVICE Row(int d, bool aligned) : d(d), whole(aligned && d % 8 == 0), lane(int(threadIdx.x) % LANES) {}
-    DEVICE int column(int k) const { return 8 * (lane + LANES * k); }
     DEVICE int steps() const { return (d + 8 * LANES - 1) / (8 * LANES); }
-    DEVICE int count(int k) const {
-        int left = d - column(k);
-        return left < 0 ? 0 : left > 8 ? 8 : left;
-    }
-    template <typename T> DEVICE void load(const T *row, int k, float (&x)[8]) const {
-        if (whole && column(k) < d) load_8(row + column(k), x);
-        else load_some(row + column(k), count(k), x);
-    }
-    template <typename T> DEVICE void store(T *row, int k, const float (&x)[8]) const {
-        if (whole) {
-            if (column(k) < d) store_8(row + column(k), x);
-        } else store_some(row + column(k), count(k), x);
-    }
+    DEVICE Eight eight(int k) const { return Eight(8 * (lane + LANES * k), d, whole); }
+    DEVICE int count(int k) const { return eight(k).count; }
+    template <typename T> DEVICE void load(const T *row, int k, float (&x)[8]) const { eight(k).load(row, x); }
+    template <typename T> DEVICE void store(T *row, int k, const float (&x)[8]) const { eight(k).store(row, x); }
 };
 
 // The row of this warp; n or more: nothing to do.
@@ -254,19 +244,12 @@ DEVICE void weights_partial(float *partial, const T *dy, const T *x, const float
     SHARED(float, sums, 2 * WARPS * 8 * LANES);
     unsigned column = (blockIdx.x * LANES + threadIdx.x) * 8, part = blockIdx.y;
     unsigned end = min(n, (part + 1) * rows);
-    int count = column >= d ? 0 : int(min(d - column, 8u));
-    bool whole = d % 8 == 0 && are_aligned(dy, x) && count == 8;
+    Eight eight(column, d, d % 8 == 0 && are_aligned(dy, x));
     float dw[8] = {}, db[8] = {};
     for (unsigned i = part * rows + threadIdx.y; i < end; i += WARPS) {
-        size_t at = size_t(i) * d + column;
         float g[8], x_hat[8], mean = mean_n[i], rstd = rstd_n[i];
-        if (whole) {
-            load_8(dy + at, g);
-            load_8(x + at, x_hat);
-        } else {
-            load_some(dy + at, count, g);
-            load_some(x + at, count, x_hat);
-        }
+        eight.load(dy + size_t(i) * d, g);
+        eight.load(x + size_t(i) * d, x_hat);
 #pragma unroll
         for (int j = 0; j < 8; j++) {
             dw[j] = fmaf(g[j], normalized(x_hat[j], mean, rstd), dw[j]);

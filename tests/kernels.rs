@@ -12,6 +12,18 @@ mod host;
 mod layer_norm;
 #[path = "kernels/runtime.rs"]
 mod runtime;
+#[path = "kernels/adamw.rs"]
+mod adamw;
+#[path = "kernels/column_sums.rs"]
+mod column_sums;
+#[path = "kernels/cross_entropy.rs"]
+mod cross_entropy;
+#[path = "kernels/dropout.rs"]
+mod dropout;
+#[path = "kernels/elementwise.rs"]
+mod elementwise;
+#[path = "kernels/tokens.rs"]
+mod tokens;
 #[path = "kernels/values.rs"]
 mod values;
 
@@ -31,4 +43,34 @@ fn layer_norm_is_the_cpus() {
 #[test]
 fn gelu_is_the_cpus() {
     check(gelu::cases());
+}
+
+#[test]
+fn adamw_is_the_cpus() {
+    check(adamw::cases());
+}
+
+#[test]
+fn column_sums_are_the_cpus() {
+    check(column_sums::cases());
+}
+
+#[test]
+fn cross_entropy_is_the_cpus() {
+    check(cross_entropy::cases());
+}
+
+#[test]
+fn dropout_is_the_cpus() {
+    check(dropout::cases());
+}
+
+#[test]
+fn elementwise_is_the_cpus() {
+    check(elementwise::cases());
+}
+
+#[test]
+fn tokens_are_the_cpus() {
+    check(tokens::cases());
 }

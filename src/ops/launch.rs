@@ -45,6 +45,29 @@ pub fn columns(d: usize) -> Launch {
     Launch::line(d.div_ceil(BLOCK), BLOCK)
 }
 
+/// One block for each of `b` rows of logits.
+pub fn cross_entropy(b: usize) -> Launch {
+    Launch::line(b, BLOCK)
+}
+
+/// One block, for the last stage of a sum.
+pub fn single_block() -> Launch {
+    Launch::line(1, BLOCK)
+}
+
+/// One block for each 4096 of `n` gradients; as many partial sums.
+pub fn gradient_norm(n: usize) -> Launch {
+    Launch::line(n.div_ceil(4096), BLOCK)
+}
+
+/// One thread for each eight values of an image of `block` values, `b` images.
+pub fn dropout(b: usize, block: usize) -> Launch {
+    Launch {
+        grid: [block.div_ceil(8 * BLOCK) as u32, b as u32, 1],
+        ..Launch::line(1, BLOCK)
+    }
+}
+
 /// A sum over n rows in two stages: `parts` partial sums of `rows` rows each, then their sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowSums {

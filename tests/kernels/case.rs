@@ -118,6 +118,7 @@ pub enum Arg {
     U32(u32),
     U64(u64),
     F32(f32),
+    F64(f64),
 }
 
 #[derive(Clone, Debug)]

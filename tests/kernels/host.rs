@@ -155,6 +155,7 @@ impl Host {
                     Arg::U32(x) => *x as u64,
                     Arg::U64(x) => *x,
                     Arg::F32(x) => x.to_bits() as u64,
+                    Arg::F64(x) => x.to_bits(),
                 })
                 .collect();
             self.call(step, &mut pointers, order)
