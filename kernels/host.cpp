@@ -154,10 +154,42 @@ uint64_t next_random() {
     return x;
 }
 
-void set_turns(std::vector<unsigned> &turns, unsigned order) {
-    for (unsigned i = 0; i < turns.size(); i++) turns[i] = order == 1 ? unsigned(turns.size()) - 1 - i : i;
-    if (order < 2) return;
+// Shuffles with the launch's own random numbers.
+void shuffle(std::vector<unsigned> &turns) {
     for (size_t i = turns.size(); i > 1; i--) std::swap(turns[i - 1], turns[next_random() % i]);
+}
+
+// Runs a thread until it waits or returns; false if it cannot move.
+bool moves(unsigned thread) {
+    Machine &m = machine;
+    Fiber &f = m.fibers[thread];
+    if (m.refused || f.done || (f.counter && *f.counter == f.value)) return false;
+    f.counter = nullptr;
+    m.running = &f;
+    thread_index = f.index;
+    switch_to(m.scheduler, f.context);
+    return true;
+}
+
+// One turn for every thread; false if none could move. In the orders 0 and 1 each warp runs as far ahead of the others as
+// barriers let it; in the others all threads advance side by side, every time in another order.
+bool take_turns(unsigned order, std::vector<unsigned> &turns) {
+    bool moved = false;
+    if (order >= 2) {
+        shuffle(turns);
+        for (unsigned thread : turns) moved |= moves(thread);
+        return moved;
+    }
+    unsigned threads = unsigned(turns.size()), warps = (threads + WARP - 1) / WARP;
+    for (unsigned i = 0; i < warps; i++) {
+        unsigned first = (order == 0 ? i : warps - 1 - i) * WARP, count = std::min(WARP, threads - first);
+        for (bool again = true; again;) {
+            again = false;
+            for (unsigned j = 0; j < count; j++) again |= moves(first + (order == 0 ? j : count - 1 - j));
+            moved |= again;
+        }
+    }
+    return moved;
 }
 
 void run_block(unsigned order, std::vector<unsigned> &turns) {
@@ -183,18 +215,8 @@ void run_block(unsigned order, std::vector<unsigned> &turns) {
         prepare(f.context, m.stack(i), enter);
     }
     while (m.returned < m.threads) {
-        set_turns(turns, order);
-        bool moved = false;
-        for (unsigned i : turns) {
-            Fiber &f = m.fibers[i];
-            if (f.done || (f.counter && *f.counter == f.value)) continue;
-            f.counter = nullptr;
-            m.running = &f;
-            thread_index = f.index;
-            switch_to(m.scheduler, f.context);
-            if (m.refused) return;
-            moved = true;
-        }
+        bool moved = take_turns(order, turns);
+        if (m.refused) return;
         if (!moved) {
             m.error = m.at_barrier ? "__syncthreads() that not all threads of the block reach"
                                    : "a warp exchange that not all lanes reach";
@@ -286,6 +308,7 @@ const char *launch(const unsigned grid[3], const unsigned block[3], unsigned sha
     block_size = {block[0], block[1], block[2]};
     grid_size = {grid[0], grid[1], grid[2]};
     std::vector<unsigned> turns(threads);
+    for (unsigned i = 0; i < threads; i++) turns[i] = i;
     for (unsigned z = 0; z < grid[2]; z++)
         for (unsigned y = 0; y < grid[1]; y++)
             for (unsigned x = 0; x < grid[0]; x++) {

@@ -48,8 +48,9 @@ struct Work {
     void *context;
 };
 
-// Runs a grid. `order` says in which order the threads of a block take turns: 0 ascending, 1 descending, other numbers
-// are the seeds of orders drawn anew at each turn. Returns null, or what went wrong.
+// Runs a grid. `order` says in which order the threads of a block take turns: 0 ascending, each warp as far ahead as barriers
+// let it; 1 the same, descending; other numbers are the seeds of orders drawn anew at each turn, all threads advancing side
+// by side. Returns null, or what went wrong.
 const char *launch(const unsigned grid[3], const unsigned block[3], unsigned shared_bytes, unsigned order, Work work);
 
 // Calls a kernel whose arguments lie behind `args` as they do for cuLaunchKernel.
