@@ -18,7 +18,7 @@ use crate::data::{Loader, Plan, Preprocessor};
 use crate::error::Result;
 use crate::model::{DropoutNames, Vit};
 use crate::ops::cross_entropy::cross_entropy;
-use crate::ops::{reduce, storage};
+use crate::ops::reduce;
 use crate::optim::{AdamW, LearningRate};
 use crate::report::{EvaluationEntry, LogEntry, LossEntry, Now, Progress, Stage, Stages, TrainerState};
 
@@ -115,7 +115,7 @@ impl<'a> Trainer<'a> {
         let stop = self.stop.latest().is_some();
         let mut sums = [loss, images as f64, f64::from(u8::from(stop))];
         self.stages.time(Stage::AllReduce, || -> Result<()> {
-            storage::update(&parameters.gradients, |gradients| self.collective.sum_f32(gradients))??;
+            self.collective.sum_tensor(&parameters.gradients)?;
             self.collective.sum_f64(&mut sums)
         })?;
         let [loss, images, stop] = sums;
