@@ -4,9 +4,9 @@
 //! them contiguous. Leading dimensions are rows. The arithmetic is the `gemm` crate's.
 
 use candle_core::{Shape, Tensor};
-use gemm::Parallelism;
 use rayon::prelude::*;
 
+use super::gemm::{MatMut, MatRef, Product};
 use super::storage::{Values, refused, spanned, tensor, unwritten, update};
 use crate::error::Result;
 
@@ -118,38 +118,25 @@ impl<'a> Matrix<'a> {
             form,
         })
     }
+
+    fn view(&self) -> MatRef<'_> {
+        let Form {
+            rows,
+            columns,
+            row_stride,
+            column_stride,
+        } = self.form;
+        MatRef::strided(&self.values, rows, columns, row_stride, column_stride)
+    }
 }
 
 fn multiply(destination: &mut [f32], c: Form, write: Write, alpha: f32, a: &Matrix, b: &Matrix) {
-    if c.rows == 0 || c.columns == 0 {
-        return;
-    }
-    let add = write == Write::Add;
-    // SAFETY: `Form::of` took rows, columns and strides from the layouts whose whole span the three slices are, so
-    // every element that gemm touches lies inside them; the destination is held exclusively.
-    unsafe {
-        gemm::gemm(
-            c.rows,
-            c.columns,
-            a.form.columns,
-            destination.as_mut_ptr(),
-            c.column_stride as isize,
-            c.row_stride as isize,
-            add,
-            a.values.as_ptr(),
-            a.form.column_stride as isize,
-            a.form.row_stride as isize,
-            b.values.as_ptr(),
-            b.form.column_stride as isize,
-            b.form.row_stride as isize,
-            1.0,
-            alpha,
-            false,
-            false,
-            false,
-            Parallelism::Rayon(0),
-        )
-    }
+    let beta = match write {
+        Write::Replace => 0.0,
+        Write::Add => 1.0,
+    };
+    let c = MatMut::strided(destination, c.rows, c.columns, c.row_stride);
+    Product::new(a.view(), b.view()).alpha(alpha).beta(beta).write(c);
 }
 
 fn empty(like_n: &Tensor, columns: usize) -> Result<Tensor> {
