@@ -1,7 +1,9 @@
 //! What was typed becomes what was decided: one file a command.
 
 mod arguments;
+mod cores;
 mod recipes;
+mod run;
 mod spelling;
 
 use std::path::PathBuf;

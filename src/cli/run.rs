@@ -1,0 +1,267 @@
+//! A recipe, held against a dataset, a number of ranks and a machine, becomes a decided [`Run`].
+
+use candle_core::Device;
+
+use crate::error::{Error, Result};
+use crate::recipe::{BestMetric, DeviceChoice, Interval, Precision, Recipe};
+use crate::train::{Run, When};
+
+/// What a recipe is held against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    pub train_samples: usize,
+    /// 0: there is no validation set.
+    pub eval_samples: usize,
+    /// Number of ranks.
+    pub world: usize,
+    /// Cores that this rank may use.
+    pub cores: usize,
+}
+
+/// A run, and what it does otherwise than the recipe says: a line each.
+pub struct Decided {
+    pub run: Run,
+    pub notes: Vec<String>,
+}
+
+/// Epochs are numbered in 32 bits, in the names of random numbers too.
+const MOST_EPOCHS: u64 = u32::MAX as u64;
+
+/// The device that a recipe asks for.
+pub fn device(choice: DeviceChoice) -> Result<Device> {
+    match choice {
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::Cpu),
+        DeviceChoice::Cuda => Err(Error::usage(
+            "--device cuda: this dtrain computes on CPUs only",
+            "use `--device cpu` or `--device auto`",
+        )),
+    }
+}
+
+/// Resolves epochs, ratios and defaults to steps and counts.
+/// Errors: what is asked for cannot be done with these samples, or not at all.
+pub fn decide(recipe: Recipe, facts: &Facts) -> Result<Decided> {
+    let device = device(recipe.device)?;
+    let mut notes = Vec::new();
+    if facts.eval_samples == 0 && recipe.eval_strategy != Interval::No {
+        return Err(Error::usage(
+            "evaluation is asked for, but there is no validation set",
+            "give --validation-split NAME or --test-size X, or --eval-strategy no",
+        ));
+    }
+    let precision = precision(recipe.precision, &device, &mut notes);
+
+    let micro = recipe.per_device_train_batch_size;
+    let batch = [micro, facts.world, recipe.gradient_accumulation_steps];
+    let global_batch = batch.iter().try_fold(1usize, |product, n| product.checked_mul(*n));
+    let Some(global_batch) = global_batch.filter(|n| u32::try_from(*n).is_ok()) else {
+        return Err(Error::usage(
+            format!(
+                "a step of {} x {} ranks x {} samples is too large",
+                batch[0], batch[1], batch[2]
+            ),
+            "lower --per-device-train-batch-size or --gradient-accumulation-steps",
+        ));
+    };
+    let steps_per_epoch = facts.train_samples.div_ceil(global_batch) as u64;
+    if steps_per_epoch == 0 {
+        return Err(Error::usage(
+            "the training set is empty",
+            "choose a larger --train-split",
+        ));
+    }
+    if global_batch > facts.train_samples {
+        notes.push(format!(
+            "a step takes {global_batch} samples, but there are only {}: every epoch is one short step",
+            facts.train_samples
+        ));
+    }
+    let total_steps = total_steps(&recipe, steps_per_epoch)?;
+    let warmup_steps = match recipe.warmup_steps {
+        0 => (recipe.warmup_ratio * total_steps as f64).ceil() as u64,
+        steps => steps,
+    };
+    if warmup_steps > total_steps {
+        return Err(Error::usage(
+            format!("--warmup-steps {warmup_steps}: the whole run has {total_steps} steps"),
+            format!("give a number from 0 to {total_steps}, or train longer"),
+        ));
+    }
+    let threads = recipe.threads.unwrap_or(facts.cores);
+    Ok(Decided {
+        run: Run {
+            world: facts.world,
+            train_samples: facts.train_samples,
+            eval_samples: facts.eval_samples,
+            global_batch,
+            steps_per_epoch,
+            total_steps,
+            warmup_steps,
+            log: When::Steps(recipe.logging_steps),
+            evaluate: when(recipe.eval_strategy, recipe.eval_steps.unwrap_or(recipe.logging_steps)),
+            save: when(recipe.save_strategy, recipe.save_steps),
+            best_metric: BestMetric::named(&recipe.metric_for_best_model).expect("recipes are checked"),
+            precision,
+            device,
+            threads,
+            // 0 is Trainer's "no other process": here always at least one thread decodes ahead.
+            loader_threads: recipe.dataloader_num_workers.unwrap_or(threads).max(1),
+            recipe,
+        },
+        notes,
+    })
+}
+
+fn precision(asked: Precision, device: &Device, notes: &mut Vec<String>) -> Precision {
+    if device.is_cpu() && asked != Precision::Fp32 {
+        let name = if asked == Precision::Fp16 { "fp16" } else { "bf16" };
+        notes.push(format!(
+            "precision {name} is for GPUs: on the CPU this run computes in f32"
+        ));
+        return Precision::Fp32;
+    }
+    asked
+}
+
+fn total_steps(recipe: &Recipe, steps_per_epoch: u64) -> Result<u64> {
+    let most = MOST_EPOCHS * steps_per_epoch;
+    let (flag, steps) = match recipe.max_steps {
+        Some(steps) => ("--max-steps", steps),
+        // A float becomes the nearest integer that there is: too large ones are caught below.
+        None => (
+            "--num-train-epochs",
+            (recipe.num_train_epochs * steps_per_epoch as f64).ceil() as u64,
+        ),
+    };
+    if steps > most {
+        return Err(Error::usage(
+            format!("{flag} is too large: {steps} steps are more than {MOST_EPOCHS} epochs"),
+            format!("lower {flag}"),
+        ));
+    }
+    Ok(steps)
+}
+
+fn when(interval: Interval, steps: u64) -> When {
+    match interval {
+        Interval::No => When::Never,
+        Interval::Steps => When::Steps(steps),
+        Interval::Epoch => When::Epochs,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::built_in;
+
+    fn decided(change: impl FnOnce(&mut Recipe), facts: &Facts) -> Result<Decided> {
+        let mut recipe = built_in("vit-lora").unwrap();
+        change(&mut recipe);
+        decide(recipe, facts)
+    }
+
+    const SEED: Facts = Facts {
+        train_samples: 4500,
+        eval_samples: 500,
+        world: 1,
+        cores: 4,
+    };
+
+    fn refused(change: impl FnOnce(&mut Recipe), facts: &Facts) -> String {
+        decided(change, facts).err().expect("an error").to_string()
+    }
+
+    #[test]
+    fn the_seed_run_has_trainers_steps() {
+        // 4500 / 128 = 36 batches, of which 4 make a step.
+        let run = decided(|_| (), &SEED).unwrap().run;
+        assert_eq!((run.global_batch, run.steps_per_epoch, run.total_steps), (512, 9, 45));
+        assert_eq!(
+            (run.evaluate, run.save, run.log),
+            (When::Epochs, When::Epochs, When::Steps(10))
+        );
+        assert_eq!(run.best_metric, BestMetric::Accuracy);
+        let run = decided(|_| (), &Facts { world: 4, ..SEED }).unwrap().run;
+        assert_eq!((run.global_batch, run.steps_per_epoch, run.total_steps), (2048, 3, 15));
+    }
+
+    #[test]
+    fn fractions_of_epochs_are_rounded_up_and_max_steps_overrides_them() {
+        assert_eq!(decided(|r| r.num_train_epochs = 0.5, &SEED).unwrap().run.total_steps, 5);
+        assert_eq!(
+            decided(|r| r.num_train_epochs = 1e-9, &SEED).unwrap().run.total_steps,
+            1
+        );
+        let run = decided(|r| r.max_steps = Some(20), &SEED).unwrap().run;
+        assert_eq!((run.total_steps, run.epochs()), (20, 3));
+        assert_eq!(run.epoch_at(20), 20.0 / 9.0);
+    }
+
+    #[test]
+    fn what_recurs_recurs_at_the_end_as_well() {
+        let run = decided(|r| r.max_steps = Some(20), &SEED).unwrap().run;
+        let at = |due: &dyn Fn(u64) -> bool| (1..=20).filter(|&step| due(step)).collect::<Vec<_>>();
+        assert_eq!(at(&|step| run.evaluates_at(step)), [9, 18, 20]);
+        assert_eq!(at(&|step| run.saves_at(step)), [9, 18, 20]);
+        assert_eq!(at(&|step| run.logs_at(step)), [10, 20]);
+        let never = decided(|r| r.eval_strategy = Interval::No, &SEED).unwrap().run;
+        assert!(!(1..=45).any(|step| never.evaluates_at(step)));
+    }
+
+    #[test]
+    fn half_precision_on_a_cpu_becomes_f32_with_a_note() {
+        let decided = decided(|_| (), &SEED).unwrap();
+        assert_eq!(decided.run.precision, Precision::Fp32);
+        assert_eq!(decided.notes.len(), 1, "{:?}", decided.notes);
+        assert!(decided.notes[0].contains("fp16"), "{:?}", decided.notes);
+    }
+
+    #[test]
+    fn warm_up_is_steps_or_a_ratio_and_ends_within_the_run() {
+        assert_eq!(decided(|r| r.warmup_ratio = 0.1, &SEED).unwrap().run.warmup_steps, 5);
+        assert_eq!(decided(|r| r.warmup_steps = 45, &SEED).unwrap().run.warmup_steps, 45);
+        let message = refused(|r| r.warmup_steps = 46, &SEED);
+        assert!(
+            message.contains("--warmup-steps 46") && message.contains("45"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn threads_are_the_ranks_cores_unless_said_otherwise() {
+        let run = decided(|_| (), &SEED).unwrap().run;
+        assert_eq!((run.threads, run.loader_threads), (4, 4));
+        let set = |r: &mut Recipe| (r.threads, r.dataloader_num_workers) = (Some(3), Some(0));
+        let run = decided(set, &SEED).unwrap().run;
+        assert_eq!((run.threads, run.loader_threads), (3, 1));
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused() {
+        let without_eval = Facts {
+            eval_samples: 0,
+            ..SEED
+        };
+        assert!(refused(|_| (), &without_eval).contains("--test-size"));
+        assert!(refused(|r| r.device = DeviceChoice::Cuda, &SEED).contains("--device"));
+        assert!(refused(|r| r.num_train_epochs = 1e300, &SEED).contains("--num-train-epochs"));
+        assert!(refused(|r| r.per_device_train_batch_size = usize::MAX, &SEED).contains("batch-size"));
+    }
+
+    #[test]
+    fn a_step_larger_than_the_training_set_is_noted() {
+        let small = Facts {
+            train_samples: 100,
+            ..SEED
+        };
+        let decided = decided(|_| (), &small).unwrap();
+        assert_eq!(decided.run.steps_per_epoch, 1);
+        assert!(
+            decided
+                .notes
+                .iter()
+                .any(|note| note.contains("512") && note.contains("100"))
+        );
+    }
+}
