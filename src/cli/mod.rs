@@ -2,9 +2,12 @@
 
 mod arguments;
 mod cores;
+mod memory;
+mod preflight;
 mod recipes;
 mod run;
 mod spelling;
+mod train;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,7 +15,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::collective::Launcher;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use arguments::TrainArguments;
 
 /// Exit code of a command that was typed wrongly, as clap's.
@@ -25,6 +28,7 @@ const FAILED: u8 = 1;
     name = "dtrain",
     version,
     args_conflicts_with_subcommands = true,
+    args_override_self = true,
     max_term_width = 110
 )]
 #[command(
@@ -63,8 +67,8 @@ pub fn main() -> ExitCode {
         Err(e) => return refused(&e),
     };
     let done = match typed.command {
-        None => train(&typed.train),
-        Some(Command::Train(arguments)) => train(&arguments),
+        None => return train::run(&typed.train),
+        Some(Command::Train(arguments)) => return train::run(&arguments),
         Some(Command::Recipes { name }) => recipes::show(name.as_deref()).map(|text| print!("{text}")),
         Some(Command::Demo { .. }) => Err(not_there_yet("dtrain demo")),
     };
@@ -83,15 +87,6 @@ fn command() -> clap::Command {
     CommandLine::command()
         .mut_args(negative)
         .mut_subcommand("train", |train| train.mut_args(negative))
-}
-
-fn train(arguments: &TrainArguments) -> Result<()> {
-    let recipe = arguments.resolve()?;
-    if arguments.dry_run {
-        print!("{}", recipe.to_toml());
-        return Ok(());
-    }
-    Err(not_there_yet("training"))
 }
 
 fn not_there_yet(what: &str) -> Error {

@@ -1,0 +1,222 @@
+//! What is about to be run, on one screen: what somebody would check before leaving the machine alone for hours.
+
+use std::fmt;
+
+use super::memory;
+use crate::data::Dataset;
+use crate::model::Vit;
+use crate::recipe::{Interval, Method, Precision};
+use crate::train::{Inputs, Run};
+
+/// The report; its `Display` ends with a line feed.
+pub struct Preflight<'a> {
+    run: &'a Run,
+    inputs: &'a Inputs,
+    notes: &'a [String],
+}
+
+/// Classes that are named; of more only the number is told.
+const NAMED_CLASSES: usize = 12;
+
+impl<'a> Preflight<'a> {
+    pub fn new(run: &'a Run, inputs: &'a Inputs, notes: &'a [String]) -> Self {
+        Preflight { run, inputs, notes }
+    }
+
+    fn model(&self) -> String {
+        let recipe = &self.run.recipe;
+        let mut text = recipe.model.clone();
+        for report in &self.inputs.loaded {
+            text += &format!("\n{report}");
+        }
+        let what = match recipe.method {
+            Method::Lora => format!(
+                "LoRA r {} alpha {} dropout {} on {}",
+                recipe.lora_r,
+                recipe.lora_alpha,
+                recipe.lora_dropout,
+                recipe.lora_target_modules.join(", ")
+            ),
+            Method::Full => "all weights".to_owned(),
+            Method::Head => "the classifier alone".to_owned(),
+        };
+        format!("{text}\ntrained: {what}\n{}", trainable(&self.inputs.model))
+    }
+
+    fn dataset(&self) -> String {
+        let recipe = &self.run.recipe;
+        let validation = match (&recipe.validation_split, recipe.test_size) {
+            (Some(split), _) => format!("{} validation samples ({split})", self.run.eval_samples),
+            (None, Some(size)) => format!("{} validation samples (test_size {size})", self.run.eval_samples),
+            (None, None) => "no validation samples".to_owned(),
+        };
+        format!(
+            "{}\n{} training samples ({}), {validation}",
+            recipe.dataset, self.run.train_samples, recipe.train_split
+        )
+    }
+
+    fn classes(&self) -> String {
+        let splits = &self.inputs.splits;
+        let names = splits.train.classes();
+        let training = counts(&splits.train);
+        let present: Vec<usize> = (0..names.len()).filter(|&class| training[class] > 0).collect();
+        let mut text = format!("{} of {} have training samples", present.len(), names.len());
+        let shown: Vec<String> = present
+            .iter()
+            .take(NAMED_CLASSES)
+            .map(|&class| format!("{} {}", names[class], training[class]))
+            .collect();
+        text += &format!("\n{}", shown.join(", "));
+        if present.len() > NAMED_CLASSES {
+            text += &format!(" and {} more", present.len() - NAMED_CLASSES);
+        }
+        if let Some(eval) = &splits.eval {
+            let unseen: Vec<&str> = counts(eval)
+                .iter()
+                .zip(&training)
+                .zip(names)
+                .filter(|((eval, training), _)| **eval > 0 && **training == 0)
+                .map(|(_, name)| name.as_str())
+                .collect();
+            if !unseen.is_empty() {
+                text += &format!("\nvalidated, but never trained: {}", unseen.join(", "));
+            }
+        }
+        text
+    }
+
+    fn steps(&self) -> String {
+        let run = self.run;
+        let recipe = &run.recipe;
+        let recurring = |interval, steps| match interval {
+            Interval::No => "never".to_owned(),
+            Interval::Steps => format!("every {steps} steps"),
+            Interval::Epoch => "every epoch".to_owned(),
+        };
+        let warmup = match run.warmup_steps {
+            0 => String::new(),
+            steps => format!(", {steps} of them warm-up"),
+        };
+        format!(
+            "{} an epoch, {} in all ({:.3} epochs){warmup}\nlogged every {} steps, evaluated {}, saved {}",
+            run.steps_per_epoch,
+            run.total_steps,
+            run.epoch_at(run.total_steps),
+            recipe.logging_steps,
+            recurring(recipe.eval_strategy, recipe.eval_steps.unwrap_or(recipe.logging_steps)),
+            recurring(recipe.save_strategy, recipe.save_steps),
+        )
+    }
+
+    fn compute(&self) -> String {
+        let run = self.run;
+        let dtype = match run.precision {
+            Precision::Fp32 => "f32",
+            Precision::Fp16 => "f16 with f32 master weights",
+            Precision::Bf16 => "bf16 with f32 master weights",
+        };
+        let device = if run.device.is_cpu() { "CPU" } else { "GPU" };
+        format!(
+            "{dtype} on the {device}, world size {}, of each rank {} and {} that decode",
+            run.world,
+            plural(run.threads, "compute thread"),
+            run.loader_threads
+        )
+    }
+}
+
+impl fmt::Display for Preflight<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let run = self.run;
+        let recipe = &run.recipe;
+        let batch = format!(
+            "{} samples a step: {} x {} x {} of accumulation",
+            run.global_batch,
+            recipe.per_device_train_batch_size,
+            plural(run.world, "rank"),
+            recipe.gradient_accumulation_steps
+        );
+        let memory = format!("about {} a rank", bytes(memory::estimate(run, self.inputs)));
+        section(f, "model", &self.model())?;
+        section(f, "dataset", &self.dataset())?;
+        section(f, "classes", &self.classes())?;
+        section(f, "batch", &batch)?;
+        section(f, "steps", &self.steps())?;
+        section(f, "compute", &self.compute())?;
+        section(f, "memory", &memory)?;
+        section(f, "results", &recipe.output_dir.display().to_string())?;
+        for note in self.notes {
+            section(f, "note", note)?;
+        }
+        Ok(())
+    }
+}
+
+/// peft's words.
+fn trainable(model: &Vit) -> String {
+    let (trainable, all) = (model.trainable_count(), model.total_count());
+    format!(
+        "trainable params: {} || all params: {} || trainable%: {:.4}",
+        grouped(trainable),
+        grouped(all),
+        100.0 * trainable as f64 / all as f64
+    )
+}
+
+fn counts(dataset: &Dataset) -> Vec<usize> {
+    let mut counts = vec![0; dataset.classes().len()];
+    (0..dataset.len()).for_each(|row| counts[dataset.label(row) as usize] += 1);
+    counts
+}
+
+/// `title     text`, further lines below the text.
+fn section(f: &mut fmt::Formatter<'_>, title: &str, text: &str) -> fmt::Result {
+    for (i, line) in text.lines().enumerate() {
+        writeln!(f, "{:<9}{line}", if i == 0 { title } else { "" })?;
+    }
+    Ok(())
+}
+
+fn plural(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// 86,543,818
+fn grouped(n: usize) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn bytes(n: usize) -> String {
+    match n {
+        0..1_000_000_000 => format!("{} MB", n.div_ceil(1_000_000)),
+        _ => format!("{:.1} GB", n as f64 / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        let texts = [0, 999, 1000, 667_493, 86_543_818].map(grouped);
+        assert_eq!(texts, ["0", "999", "1,000", "667,493", "86,543,818"]);
+    }
+
+    #[test]
+    fn sizes_have_their_unit() {
+        assert_eq!(
+            [1, 999_999_999, 1_440_000_000].map(bytes),
+            ["1 MB", "1000 MB", "1.4 GB"]
+        );
+    }
+}

@@ -1,0 +1,68 @@
+//! `dtrain train`: from typed flags to a finished run, with a preflight in between.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use super::arguments::TrainArguments;
+use super::preflight::Preflight;
+use super::run::{Decided, Facts, decide, device};
+use super::{cores, failed};
+use crate::collective::{Collective, job};
+use crate::error::{Error, Result};
+use crate::recipe::Recipe;
+use crate::train::{self, Inputs, Splits};
+
+/// Whether a run that was decided is carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Print what would be run.
+    Preflight,
+    Train,
+}
+
+/// Joins the job and trains; what was typed is checked before, so that nonsense costs nobody a launch.
+pub fn run(arguments: &TrainArguments) -> ExitCode {
+    let depth = match arguments.dry_run {
+        true => Depth::Preflight,
+        false => Depth::Train,
+    };
+    match arguments.resolve() {
+        Ok(recipe) => job(|collective| carry_out(recipe, depth, collective)),
+        Err(error) => failed(&error),
+    }
+}
+
+/// Every rank must call it.
+pub fn carry_out(recipe: Recipe, depth: Depth, collective: &Arc<dyn Collective>) -> Result<()> {
+    let splits = Splits::open(&recipe)?;
+    let facts = Facts {
+        train_samples: splits.train.len(),
+        eval_samples: splits.eval.as_ref().map_or(0, |eval| eval.len()),
+        world: collective.world(),
+        cores: cores::of_this_rank(&**collective)?,
+    };
+    let device = device(recipe.device)?;
+    let Decided { run, notes } = decide(recipe, &facts)?;
+    start_threads(run.threads)?;
+    let inputs = Inputs::open(&run.recipe, splits, &device)?;
+    if collective.rank() == 0 {
+        print!("{}", Preflight::new(&run, &inputs, &notes));
+    }
+    match depth {
+        Depth::Preflight => Ok(()),
+        Depth::Train => train::train(&run, inputs, collective).map(|_| ()),
+    }
+}
+
+/// Gives the pool that all operations share its size.
+fn start_threads(threads: usize) -> Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    pool.thread_name(|number| format!("compute {number}"))
+        .build_global()
+        .map_err(|e| {
+            Error::usage(
+                format!("cannot start {threads} compute threads: {e}"),
+                "lower --threads, or raise the limit of processes (ulimit -u)",
+            )
+        })
+}
