@@ -2,6 +2,7 @@
 
 mod arguments;
 mod cores;
+mod demo;
 mod memory;
 mod preflight;
 mod recipes;
@@ -70,7 +71,7 @@ pub fn main() -> ExitCode {
         None => return train::run(&typed.train),
         Some(Command::Train(arguments)) => return train::run(&arguments),
         Some(Command::Recipes { name }) => recipes::show(name.as_deref()).map(|text| print!("{text}")),
-        Some(Command::Demo { .. }) => Err(not_there_yet("dtrain demo")),
+        Some(Command::Demo { dir }) => return demo::run(&dir),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -87,10 +88,6 @@ fn command() -> clap::Command {
     CommandLine::command()
         .mut_args(negative)
         .mut_subcommand("train", |train| train.mut_args(negative))
-}
-
-fn not_there_yet(what: &str) -> Error {
-    Error::usage(format!("{what} is not built yet"), "use a later version")
 }
 
 /// Arguments that cannot be read. Every rank has the same ones, so only the first prints; `--help` comes here, too.

@@ -12,7 +12,10 @@ use super::validate::{self, Violation};
 use crate::error::{Error, IoContext, Result};
 
 /// The built-in recipes by name.
-pub const BUILT_IN: &[(&str, &str)] = &[("vit-lora", include_str!("vit-lora.toml"))];
+pub const BUILT_IN: &[(&str, &str)] = &[
+    ("vit-lora", include_str!("vit-lora.toml")),
+    ("demo-base", include_str!("demo-base.toml")),
+];
 
 const DEFAULTS: &str = include_str!("defaults.toml");
 
