@@ -11,6 +11,7 @@ mod launcher;
 mod mpi;
 #[cfg(feature = "cuda")]
 mod nccl;
+#[cfg(any(feature = "cuda", test))]
 mod nccl_wait;
 mod single;
 

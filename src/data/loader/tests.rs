@@ -1,3 +1,5 @@
+//! Batches are whole, in order and the same whatever the number of threads; pictures that cannot be read are named.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 

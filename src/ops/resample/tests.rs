@@ -1,3 +1,5 @@
+//! Resampling, bit for bit: every kernel against the plain one, and known results.
+
 use super::kernels::Kernels;
 use super::*;
 
