@@ -166,8 +166,9 @@ impl Canvas {
 
 /// The picture number `number` of a motif, as JPEG.
 pub(super) fn draw(motif: Motif, seed: u64, number: u64) -> Vec<u8> {
+    let stream = |of: u32| Stream::new(seed, 0, number, Purpose::Augment(2 * motif as u32 + of));
     let mut dice = Dice {
-        stream: Stream::new(seed, 0, number, Purpose::Augment(0)),
+        stream: stream(0),
         next: 0,
     };
     let mut canvas = background(&mut dice);
@@ -178,10 +179,12 @@ pub(super) fn draw(motif: Motif, seed: u64, number: u64) -> Vec<u8> {
     let colour = dice.colour_against(ground);
 
     for _ in 0..dice.whole(0, 3) {
-        let (x, y, angle) = (dice.real(0.0, width), dice.real(0.0, height), dice.real(0.0, PI));
+        let (x, y) = (dice.real(0.0, width), dice.real(0.0, height));
+        let (sin, cos) = dice.real(0.0, PI).sin_cos();
         let (thick, line) = (dice.real(0.6, 2.0), dice.colour());
-        let distance = |px: f64, py: f64| ((px - x) * angle.sin() - (py - y) * angle.cos()).abs();
-        canvas.paint(everywhere, line, |px, py| distance(px, py) < thick);
+        canvas.paint(everywhere, line, |px, py| {
+            ((px - x) * sin - (py - y) * cos).abs() < thick
+        });
     }
 
     if motif.pattern(0.0, 0.0).is_some() {
@@ -197,7 +200,7 @@ pub(super) fn draw(motif: Motif, seed: u64, number: u64) -> Vec<u8> {
         shapes(&mut canvas, &mut dice, motif, ground, colour);
     }
 
-    let noise = Stream::new(seed, 0, number, Purpose::Augment(1));
+    let noise = stream(1);
     let strength = dice.real(2.0, 14.0);
     let quality = dice.whole(75, 95);
     encode(&canvas, noise, strength, quality as i32)

@@ -104,9 +104,7 @@ fn the_readme_comes_first() {
             format!("---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n"),
         );
     };
-    card(
-        "  - split: train\n    path: x/*\n  - split: extra\n    path:\n    - ./y/**/*.parquet\n    - x/t[vw]o.parquet\n",
-    );
+    card("  - split: train\n    path: x/*\n  - split: extra\n    path:\n    - ./y/**\n    - x/t[vw]o.parquet\n");
     assert_eq!(
         splits(dir.path()),
         [("train".to_owned(), vec![1, 2]), ("extra".to_owned(), vec![3, 2])]

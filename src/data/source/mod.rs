@@ -14,6 +14,7 @@ mod features;
 mod folder;
 mod keywords;
 mod layout;
+mod memory;
 mod metadata;
 mod opened;
 mod parquet;

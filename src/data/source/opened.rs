@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::features::Columns;
 use super::folder::Folder;
 use super::layout::{Kind, Layout};
+use super::memory;
 use super::parquet::Pages;
 use super::shard::Shard;
 use crate::error::{Error, Result};
@@ -27,9 +28,6 @@ pub(super) struct Opened {
     pub pages: Pages,
 }
 
-/// Encoded images that a dataset keeps in memory at most.
-const CACHE_BYTES: usize = 2 << 30;
-
 impl Opened {
     /// No split is open yet.
     pub fn new(layout: Layout, columns: &Columns) -> Result<Opened> {
@@ -44,7 +42,7 @@ impl Opened {
             starts: vec![0],
             splits: BTreeMap::new(),
             classes: Vec::new(),
-            pages: Pages::new(CACHE_BYTES),
+            pages: Pages::new(memory::cache_bytes()),
         })
     }
 
