@@ -1,4 +1,4 @@
-//! Sums and maxima over a row in a fixed order that vectorises: sixteen lanes, four at a time, then a tree.
+//! Sums over a row in a fixed order that vectorises: sixteen lanes, four at a time, then a tree.
 //!
 //! A compiler may not reorder a sum of floats by itself; this order is ours, so it is the same on every machine.
 
@@ -33,25 +33,6 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     tree(lanes, |a, b| a + b)
 }
 
-/// The largest value; -inf of an empty row.
-#[inline(always)]
-pub(crate) fn max(row: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; WIDTH];
-    let (blocks, rest) = row.as_chunks::<WIDTH>();
-    for block in blocks {
-        for lane in 0..WIDTH {
-            lanes[lane] = if block[lane] > lanes[lane] {
-                block[lane]
-            } else {
-                lanes[lane]
-            };
-        }
-    }
-    for (lane, x) in rest.iter().enumerate() {
-        lanes[lane] = if *x > lanes[lane] { *x } else { lanes[lane] };
-    }
-    tree(lanes, |a, b| if a > b { a } else { b })
-}
 
 #[inline(always)]
 fn fold(row: &[f32], add: impl Fn(f32, f32) -> f32) -> f32 {
@@ -92,8 +73,6 @@ mod tests {
             assert_eq!(dot(&row, &row), row.iter().map(|x| x * x).sum::<f32>());
             let around_two: f32 = row.iter().map(|x| (x - 2.0) * (x - 2.0)).sum();
             assert_eq!(sum_of_squared_differences(&row, 2.0), around_two);
-            let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            assert_eq!(max(&row), largest);
         }
     }
 }
