@@ -33,7 +33,6 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     tree(lanes, |a, b| a + b)
 }
 
-
 #[inline(always)]
 fn fold(row: &[f32], add: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [0f32; WIDTH];
