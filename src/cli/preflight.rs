@@ -12,6 +12,8 @@ use crate::train::{Inputs, Run};
 pub struct Preflight<'a> {
     run: &'a Run,
     inputs: &'a Inputs,
+    /// One line about the device of this rank.
+    device: &'a str,
     notes: &'a [String],
 }
 
@@ -19,8 +21,13 @@ pub struct Preflight<'a> {
 const NAMED_CLASSES: usize = 12;
 
 impl<'a> Preflight<'a> {
-    pub fn new(run: &'a Run, inputs: &'a Inputs, notes: &'a [String]) -> Self {
-        Preflight { run, inputs, notes }
+    pub fn new(run: &'a Run, inputs: &'a Inputs, device: &'a str, notes: &'a [String]) -> Self {
+        Preflight {
+            run,
+            inputs,
+            device,
+            notes,
+        }
     }
 
     fn model(&self) -> String {
@@ -116,9 +123,9 @@ impl<'a> Preflight<'a> {
             Precision::Fp16 => "f16 with f32 master weights",
             Precision::Bf16 => "bf16 with f32 master weights",
         };
-        let device = if run.device.is_cpu() { "CPU" } else { "GPU" };
         format!(
-            "{dtype} on the {device}, world size {}, of each rank {} and {} that decode",
+            "{dtype}, {}\nworld size {}; each rank has {} and {} that decode",
+            self.device,
             run.world,
             plural(run.threads, "compute thread"),
             run.loader_threads

@@ -3,7 +3,7 @@
 use candle_core::Device;
 
 use crate::error::{Error, Result};
-use crate::recipe::{BestMetric, DeviceChoice, Interval, Precision, Recipe};
+use crate::recipe::{BestMetric, Interval, Precision, Recipe};
 use crate::train::{Run, When};
 
 /// What a recipe is held against.
@@ -27,21 +27,9 @@ pub struct Decided {
 /// Epochs are numbered in 32 bits, in the names of random numbers too.
 const MOST_EPOCHS: u64 = u32::MAX as u64;
 
-/// The device that a recipe asks for.
-pub fn device(choice: DeviceChoice) -> Result<Device> {
-    match choice {
-        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Cuda => Err(Error::usage(
-            "--device cuda: this dtrain computes on CPUs only",
-            "use `--device cpu` or `--device auto`",
-        )),
-    }
-}
-
 /// Resolves epochs, ratios and defaults to steps and counts.
 /// Errors: what is asked for cannot be done with these samples, or not at all.
-pub fn decide(recipe: Recipe, facts: &Facts) -> Result<Decided> {
-    let device = device(recipe.device)?;
+pub fn decide(recipe: Recipe, facts: &Facts, device: Device) -> Result<Decided> {
     let mut notes = Vec::new();
     if facts.eval_samples == 0 && recipe.eval_strategy != Interval::No {
         return Err(Error::usage(
@@ -158,7 +146,7 @@ mod tests {
     fn decided(change: impl FnOnce(&mut Recipe), facts: &Facts) -> Result<Decided> {
         let mut recipe = built_in("vit-lora").unwrap();
         change(&mut recipe);
-        decide(recipe, facts)
+        decide(recipe, facts, Device::Cpu)
     }
 
     const SEED: Facts = Facts {
@@ -244,7 +232,6 @@ mod tests {
             ..SEED
         };
         assert!(refused(|_| (), &without_eval).contains("--test-size"));
-        assert!(refused(|r| r.device = DeviceChoice::Cuda, &SEED).contains("--device"));
         assert!(refused(|r| r.num_train_epochs = 1e300, &SEED).contains("--num-train-epochs"));
         assert!(refused(|r| r.per_device_train_batch_size = usize::MAX, &SEED).contains("batch-size"));
     }

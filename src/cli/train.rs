@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::arguments::TrainArguments;
 use super::preflight::Preflight;
-use super::run::{Decided, Facts, decide, device};
+use super::run::{Decided, Facts, decide};
 use super::{cores, failed};
-use crate::collective::{Collective, job};
+use crate::collective::{Collective, job, with_devices};
 use crate::error::{Error, Result};
+use crate::ops::device::{NodeRank, open};
 use crate::recipe::Recipe;
 use crate::train::{self, Inputs, Splits};
 
@@ -34,23 +35,29 @@ pub fn run(arguments: &TrainArguments) -> ExitCode {
 
 /// Every rank must call it.
 pub fn carry_out(recipe: Recipe, depth: Depth, collective: &Arc<dyn Collective>) -> Result<()> {
+    let local = collective.local();
+    let place = NodeRank {
+        rank: local.rank,
+        ranks: local.world,
+    };
+    let opened = open(recipe.device, place)?;
+    let collective = with_devices(collective.clone(), &opened.device, opened.identity.as_deref())?;
     let splits = Splits::open(&recipe)?;
     let facts = Facts {
         train_samples: splits.train.len(),
         eval_samples: splits.eval.as_ref().map_or(0, |eval| eval.len()),
         world: collective.world(),
-        cores: cores::of_this_rank(&**collective)?,
+        cores: cores::of_this_rank(&*collective)?,
     };
-    let device = device(recipe.device)?;
-    let Decided { run, notes } = decide(recipe, &facts)?;
+    let Decided { run, notes } = decide(recipe, &facts, opened.device)?;
     start_threads(run.threads)?;
-    let inputs = Inputs::open(&run.recipe, splits, &device)?;
+    let inputs = Inputs::open(&run.recipe, splits, &run.device)?;
     if collective.rank() == 0 {
-        print!("{}", Preflight::new(&run, &inputs, &notes));
+        print!("{}", Preflight::new(&run, &inputs, &opened.note, &notes));
     }
     match depth {
         Depth::Preflight => Ok(()),
-        Depth::Train => train::train(&run, inputs, collective).map(|_| ()),
+        Depth::Train => train::train(&run, inputs, &collective).map(|_| ()),
     }
 }
 
