@@ -135,7 +135,7 @@ fn a_signal_ends_the_run_after_the_step_with_a_checkpoint() {
         };
         signal(&format!("-{name}"), process);
         let ended = Ended::of(child.wait_with_output().unwrap());
-        assert_eq!(ended.code, Some(1), "{}", ended.text);
+        assert_eq!(ended.code, Some(75), "{}", ended.text);
         assert!(ended.text.contains("stopped by"), "{}", ended.text);
         assert!(ended.text.contains("--resume-from-checkpoint true"), "{}", ended.text);
         let resumed = place.succeed(world, name, &with(&run, &[RESUME]));

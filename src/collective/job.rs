@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Collective, join};
-use crate::error::{Result, panic_becomes_an_error};
+use crate::error::{Error, Result, panic_becomes_an_error};
 
 /// Joins the job of this process, runs `body` and leaves in order; the process's exit code.
 /// A failure of `body` prints one message with rank and host and ends every rank of the job.
@@ -31,13 +31,21 @@ pub fn job(body: impl FnOnce(&Arc<dyn Collective>) -> Result<()>) -> ExitCode {
         }
         Err(error) if collective.world() == 1 => {
             eprintln!("error: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(code_of(&error))
         }
         Err(error) => {
             wait_for_lower_ranks(collective.rank());
             eprintln!("error on {}: {error}", place(&*collective));
-            collective.abort(1)
+            collective.abort(code_of(&error).into())
         }
+    }
+}
+
+/// 75 says to batch systems that the same command, started again, goes on (EX_TEMPFAIL of sysexits.h).
+fn code_of(error: &Error) -> u8 {
+    match error {
+        Error::Stopped { .. } => 75,
+        _ => 1,
     }
 }
 

@@ -10,6 +10,7 @@ use half::{bf16, f16};
 pub const GUARD: usize = 256;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code)] // the vocabulary of kernels that are yet to come
 pub enum Format {
     F32,
     F16,
@@ -110,6 +111,7 @@ impl Tolerance {
 }
 
 #[derive(Clone, Debug)]
+#[allow(dead_code)]
 pub enum Arg {
     Buffer(usize),
     /// The buffer from this element on.

@@ -53,7 +53,7 @@ fn forward(format: Format, n: usize, d: usize, with_bias: bool) -> Case {
             launch,
             vec![y_out.clone(), Arg::Null, x, Arg::Null, count, width],
         );
-    } else if d % 2 == 0 {
+    } else if d.is_multiple_of(2) {
         let x = case.state(format, x);
         case.step(
             kernel,
