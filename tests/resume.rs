@@ -235,7 +235,10 @@ fn the_best_model_is_the_final_one_and_its_checkpoint_is_kept() {
     let place = Playground::new(60, 40);
     // Steps so long that the loss only grows: the first evaluation is the best one.
     let too_fast = ["learning-rate=1", "lr-scheduler-type=constant"];
-    let run = with(&with(&RUN, &too_fast), &["save-total-limit=1", "metric-for-best-model=loss"]);
+    let run = with(
+        &with(&RUN, &too_fast),
+        &["save-total-limit=1", "metric-for-best-model=loss"],
+    );
     let outcome = place.succeed(0, "run", &run);
     let state = outcome.json("trainer_state.json");
     let losses = outcome.history("eval_loss");

@@ -134,6 +134,11 @@ impl Work<'_> {
                 product.a.column_stride,
             ),
         };
+        let is_last = chunk.end == plan.k;
+        let other = match is_last {
+            true => product.epilogue.other(rows.start, columns.start),
+            false => None,
+        };
         let overwrites = is_first && product.beta == 0.0;
         let tile = Tile {
             rows: rows.len(),
@@ -146,12 +151,13 @@ impl Work<'_> {
             ahead,
             c: c.at(rows.start, columns.start),
             c_row_stride: c.row_stride,
+            other,
             alpha: product.alpha,
             start: if overwrites { Start::Overwrite } else { Start::Add },
         };
         // SAFETY: rows, columns and steps lie inside of the operands or their packed copies; tasks do not share tiles.
         unsafe { (product.kernel.tile)(&tile) }
-        if chunk.end == plan.k && !product.epilogue.is_nothing() {
+        if is_last && !product.epilogue.is_nothing() {
             let finish = Finish {
                 epilogue: &product.epilogue,
                 c: *c,

@@ -22,6 +22,8 @@ pub(super) struct Tile {
     pub ahead: Ahead,
     pub c: *mut f32,
     pub c_row_stride: usize,
+    /// The tile of another matrix that will be needed next, and the distance of its rows.
+    pub other: Option<(*const f32, usize)>,
     pub alpha: f32,
     pub start: Start,
 }

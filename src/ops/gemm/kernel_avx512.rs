@@ -133,17 +133,21 @@ unsafe fn sized<const R: usize, const V: usize, A: Rows>(t: &Tile) {
     // SAFETY: by the contract above, k steps of R values of A and 16·V values of B are valid, and so are the lanes of C
     // that the masks let through; a prefetch may name any address.
     unsafe {
-        // Rows of C are fetched one after the other over the whole of the loop: all at once, they would take up the
-        // buffers that loads of A and B need.
+        // Rows of C and of the epilogue's matrix are fetched one after the other over the whole of the loop: all at once,
+        // they would take up the buffers that loads of A and B need.
         let rows_a_step = (R << 16) / t.k.max(1);
+        let (other, other_stride) = t.other.unwrap_or((t.c, t.c_row_stride));
         for step in 0..t.k {
-            let c = t.c.wrapping_add(((step * rows_a_step) >> 16) * t.c_row_stride);
-            _mm_prefetch::<_MM_HINT_T1>(next.cast());
-            next = next.wrapping_add(t.ahead.step);
+            let row = (step * rows_a_step) >> 16;
+            let c = t.c.wrapping_add(row * t.c_row_stride);
+            let other = other.wrapping_add(row * other_stride);
             for v in 0..V {
                 _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * PANEL + 16 * v).cast());
                 _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(16 * v).cast());
+                _mm_prefetch::<_MM_HINT_T0>(other.wrapping_add(16 * v).cast());
             }
+            _mm_prefetch::<_MM_HINT_T1>(next.cast());
+            next = next.wrapping_add(t.ahead.step);
             let columns: [__m512; V] = std::array::from_fn(|v| _mm512_loadu_ps(b.add(16 * v)));
             macro_rules! rows {
                 ($($i:literal)*) => {

@@ -1,5 +1,6 @@
 //! Every kernel of this machine against a naive product in f64, and the promises about bits.
 
+use super::super::math;
 use super::kernel::{Kernel, available};
 use super::{Epilogue, MatMut, MatRef, PackedB, Product, Right, Threads};
 
