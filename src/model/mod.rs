@@ -16,3 +16,6 @@ pub use config::VitConfig;
 pub use lora::LoraConfig;
 pub use report::LoadReport;
 pub use vit::{Training, Vit};
+
+#[cfg(test)]
+mod tests;
