@@ -228,6 +228,23 @@ fn epilogues_follow_the_last_chunk() {
             let add = |x: f32, i, j| x + other.get(i, j) as f32;
             expect("bias", with(Epilogue::default().bias(&bias)), &|x, _, j| x + bias[j]);
             expect("add", with(Epilogue::default().plus(other.view())), &add);
+            let z = |i, j| other.get(i, j) as f32;
+            let down = |x: f32, i, j| x * math::gelu_derivative(z(i, j));
+            let backward = Epilogue::default().gelu_backward(other.view());
+            expect("gelu_backward", with(backward), &down);
+            let mut buffer = vec![-77.5; m * (n + 3)];
+            let activation = MatMut::strided(&mut buffer, m, n, n + 3);
+            let with_gelu = Epilogue::default().bias(&bias).gelu(activation);
+            let argument = written(product().epilogue(with_gelu), m, n, &old);
+            expect("gelu's argument", argument, &|x, _, j| x + bias[j]);
+            for (at, got) in buffer.iter().enumerate() {
+                let (i, j) = (at / (n + 3), at % (n + 3));
+                let expected = match j < n {
+                    true => math::gelu(plain[i * n + j] + bias[j]),
+                    false => -77.5,
+                };
+                assert_eq!(*got, expected, "{}: GELU at ({i}, {j}) of {m} x {n} x {k}", kernel.name);
+            }
             expect(
                 "both",
                 with(Epilogue::default().bias(&bias).plus(other.view())),
