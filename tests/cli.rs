@@ -4,6 +4,7 @@ mod common;
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 fn dtrain(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_dtrain"))
@@ -276,6 +277,219 @@ fn help_and_version_succeed() {
         "recipes",
     ] {
         assert!(help.contains(flag), "{flag}");
+    }
+}
+
+/// The demonstration's dataset and base model, made once for all tests here.
+fn demo() -> &'static Path {
+    static DEMO: OnceLock<tempfile::TempDir> = OnceLock::new();
+    DEMO.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        printed(&["demo", folder.path().to_str().unwrap()]);
+        folder
+    })
+    .path()
+}
+
+/// The preflight of a run on the demonstration's files.
+fn preflight(flags: &[&str]) -> String {
+    let (model, dataset) = (demo().join("base-vit"), demo().join("shapes"));
+    let output_dir = demo().join("never-written");
+    let files = [
+        "--model",
+        model.to_str().unwrap(),
+        "--dataset",
+        dataset.to_str().unwrap(),
+    ];
+    let rest = ["--output-dir", output_dir.to_str().unwrap(), "--dry-run"];
+    let text = printed(&[&files[..], flags, &rest].concat());
+    assert!(!output_dir.exists(), "a dry run writes nothing");
+    text
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_run() {
+    let text = preflight(&["--recipe", "vit-lora", "--train-split", "train[:500]", "--threads", "2"]);
+    for part in [
+        "450 training samples (train[:500]), 50 validation samples (test_size 0.1)",
+        "8 of 8 have training samples",
+        "512 samples a step: 128 x 1 rank x 4 of accumulation",
+        "1 an epoch, 5 in all (5.000 epochs)",
+        "logged every 10 steps, evaluated every epoch, saved every epoch",
+        "newly initialised: classifier.weight, classifier.bias",
+        "LoRA r 16 alpha 16 dropout 0.1 on query, value",
+        // 4 blocks × 2 projections × 16 × 2 × 96, and 96 × 8 + 8 of the classifier, which counts twice in the whole.
+        "trainable params: 25,352 || all params: ",
+        "world size 1; each rank has 2 compute threads",
+        "precision fp16 is for GPUs",
+        "a step takes 512 samples, but there are only 450",
+        "memory   about ",
+    ] {
+        assert!(text.contains(part), "`{part}` is not in:\n{text}");
+    }
+}
+
+#[test]
+fn flags_may_be_spelled_in_all_of_hugging_faces_ways() {
+    let plain = preflight(&[
+        "--num-train-epochs",
+        "7",
+        "--validation-split",
+        "validation",
+        "--shuffle",
+        "false",
+        "--max-steps",
+        "-1",
+    ]);
+    assert!(plain.contains("448 in all"), "{plain}");
+    let others: [&[&str]; 4] = [
+        &[
+            "--num_train_epochs",
+            "7",
+            "--validation_split",
+            "validation",
+            "--shuffle",
+            "False",
+            "--max_steps",
+            "-1",
+        ],
+        &[
+            "--num-train-epochs=7",
+            "--validation_split=validation",
+            "--shuffle=no",
+            "--max-steps=-1",
+        ],
+        &[
+            "--num-train-epochs",
+            "2",
+            "--num-train-epochs",
+            "7.0",
+            "--validation-split",
+            "validation",
+            "--shuffle",
+            "0",
+        ],
+        &[
+            "--overwrite-output-dir",
+            "True",
+            "--num-train-epochs",
+            "7",
+            "--validation-split",
+            "validation",
+        ],
+    ];
+    for flags in others {
+        assert_eq!(preflight(flags), plain, "{flags:?}");
+    }
+}
+
+#[test]
+fn flags_override_a_file_which_overrides_the_recipe_that_it_extends() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(
+        folder.path(),
+        "mine.toml",
+        "extends = \"vit-lora\"\nper_device_train_batch_size = 16\ngradient_accumulation_steps = 2\nmax_steps = 3\n\
+         bf16 = true\nfp16 = false\n",
+    );
+    let text = preflight(&["--recipe", &path]);
+    assert!(text.contains("32 samples a step: 16 x 1 rank x 2"), "{text}");
+    assert!(text.contains(" 3 in all") && text.contains("precision bf16"), "{text}");
+    let text = preflight(&[
+        "--recipe",
+        &path,
+        "--gradient-accumulation-steps",
+        "1",
+        "--num-train-epochs",
+        "2",
+        "--fp16",
+    ]);
+    assert!(text.contains("16 samples a step"), "{text}");
+    // 461 samples: epochs that are typed take the place of the file's steps.
+    assert!(
+        text.contains("29 an epoch, 58 in all") && text.contains("precision fp16"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_cannot_be_opened_is_one_error() {
+    let (model, dataset) = (demo().join("base-vit"), demo().join("shapes"));
+    let (model, dataset) = (model.to_str().unwrap(), dataset.to_str().unwrap());
+    let cases = [
+        (vec!["--model", "nowhere", "--dataset", dataset], "nowhere"),
+        (vec!["--model", model, "--dataset", "nowhere"], "nowhere"),
+        (
+            vec!["--model", model, "--dataset", dataset, "--train-split", "trian"],
+            "trian",
+        ),
+        (
+            vec!["--model", model, "--dataset", dataset, "--train-split", "train[:0]"],
+            "train[:0]",
+        ),
+        (
+            vec!["--model", model, "--dataset", dataset, "--image-column-name", "picture"],
+            "picture",
+        ),
+        (
+            vec!["--model", model, "--dataset", dataset, "--test-size", "512"],
+            "512",
+        ),
+        (
+            vec!["--model", model, "--dataset", dataset, "--eval-strategy", "epoch"],
+            "--test-size",
+        ),
+        (
+            vec!["--model", model, "--dataset", dataset, "--warmup-steps", "1000"],
+            "--warmup-steps 1000",
+        ),
+        (
+            vec!["--model", model, "--dataset", dataset, "--num-train-epochs", "1e300"],
+            "--num-train-epochs",
+        ),
+    ];
+    for (mut flags, expected) in cases {
+        flags.push("--dry-run");
+        let output = dtrain(&flags);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{flags:?}");
+        assert_eq!(message.matches("error: ").count(), 1, "{flags:?}: {message}");
+        assert!(message.contains(expected), "{flags:?}: {message}");
+        assert!(message.contains("to do:"), "{flags:?}: {message}");
+    }
+}
+
+#[cfg(feature = "mpi")]
+#[test]
+fn a_real_model_and_dataset_are_counted_on_two_ranks() {
+    let (Some(model), Some(dataset)) = (common::shared("models/deit-tiny"), common::shared("data/food10")) else {
+        return;
+    };
+    let flags = [
+        "--recipe=vit-lora",
+        "--model",
+        model.to_str().unwrap(),
+        "--dataset",
+        dataset.to_str().unwrap(),
+        "--train-split=train",
+        "--validation-split=validation",
+        "--per-device-train-batch-size=16",
+        "--gradient-accumulation-steps=1",
+        "--threads=1",
+        "--dry-run",
+    ];
+    let ended = common::mpirun(2, Path::new(env!("CARGO_BIN_EXE_dtrain")), &flags, &[]);
+    assert_eq!(ended.code, Some(0), "{}", ended.text);
+    for part in [
+        "800 training samples (train), 350 validation samples (validation)",
+        "10 of 10 have training samples",
+        "apple_pie 80, bibimbap 80",
+        "32 samples a step: 16 x 2 ranks x 1 of accumulation",
+        "25 an epoch, 125 in all",
+        "trainable params: 149,386 || all params: 5,675,732 || trainable%: 2.6320",
+        "world size 2",
+    ] {
+        assert_eq!(ended.text.matches(part).count(), 1, "`{part}`:\n{}", ended.text);
     }
 }
 

@@ -20,8 +20,9 @@ pub fn estimate(run: &Run, inputs: &Inputs) -> usize {
         recipe.per_device_eval_batch_size.min(run.eval_samples),
     );
     let image = 3 * config.image_height * config.image_width;
-    // The loaders hold this many batches, ready or in the making; that of training stays while another one evaluates.
-    let ahead = |batch: usize| (3 + 2 * run.loader_threads / batch.max(1)) * batch * image;
+    // Batches that a loader holds, ready or in the making, and the one in use; that of training stays while another one
+    // evaluates.
+    let ahead = |batch: usize| (4 + 2 * run.loader_threads / batch.max(1)) * batch * image;
     let training = train * step(config, recipe.method);
     let evaluating = eval * passing(config) + ahead(eval);
     let floats = weights(recipe.method, trained, all) + ahead(train) + training.max(evaluating);
@@ -51,5 +52,5 @@ fn step(config: &VitConfig, method: Method) -> usize {
 
 /// Floats of one image that passes through a block, up or down.
 fn passing(config: &VitConfig) -> usize {
-    config.tokens() * (6 * config.hidden_size + 2 * config.intermediate_size)
+    config.tokens() * (8 * config.hidden_size + 2 * config.intermediate_size)
 }

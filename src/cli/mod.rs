@@ -10,7 +10,7 @@ mod run;
 mod spelling;
 mod train;
 
-use std::path::PathBuf;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -52,11 +52,8 @@ enum Command {
         /// Built-in recipe, or a TOML file
         name: Option<String>,
     },
-    /// Make a small dataset and a small checkpoint to try things out with
-    Demo {
-        /// Where to put them
-        dir: PathBuf,
-    },
+    /// Make a small dataset and a small pretrained model to try things out with
+    Demo(demo::DemoArguments),
 }
 
 /// The whole program: parses `std::env::args`, runs the command, prints an error on stderr.
@@ -70,8 +67,8 @@ pub fn main() -> ExitCode {
     let done = match typed.command {
         None => return train::run(&typed.train),
         Some(Command::Train(arguments)) => return train::run(&arguments),
-        Some(Command::Recipes { name }) => recipes::show(name.as_deref()).map(|text| print!("{text}")),
-        Some(Command::Demo { dir }) => return demo::run(&dir),
+        Some(Command::Recipes { name }) => recipes::show(name.as_deref()).map(|text| say(&text)),
+        Some(Command::Demo(arguments)) => return demo::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -110,6 +107,11 @@ fn failed(error: &Error) -> ExitCode {
         Error::Usage { .. } => ExitCode::from(WRONG_USAGE),
         _ => ExitCode::from(FAILED),
     }
+}
+
+/// Prints to stdout; whoever reads it may have seen enough (`dtrain recipes | head -1`), which is no error.
+fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// Before the ranks have met, the launcher's environment tells which process is the first.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::arguments::TrainArguments;
 use super::preflight::Preflight;
 use super::run::{Decided, Facts, decide};
-use super::{cores, failed};
+use super::{cores, failed, say};
 use crate::collective::{Collective, job, with_devices};
 use crate::error::{Error, Result};
 use crate::ops::device::{NodeRank, open};
@@ -53,7 +53,7 @@ pub fn carry_out(recipe: Recipe, depth: Depth, collective: &Arc<dyn Collective>)
     start_threads(run.threads)?;
     let inputs = Inputs::open(&run.recipe, splits, &run.device)?;
     if collective.rank() == 0 {
-        print!("{}", Preflight::new(&run, &inputs, &opened.note, &notes));
+        say(&Preflight::new(&run, &inputs, &opened.note, &notes).to_string());
     }
     match depth {
         Depth::Preflight => Ok(()),

@@ -38,12 +38,12 @@ pub enum DemoSubject {
 }
 
 impl DemoDataset {
-    /// 640 images, 512 of them to train on.
+    /// 2,304 images, 2,048 of them to train on.
     pub fn new(subject: DemoSubject) -> Self {
         DemoDataset {
             subject,
-            train_rows: 512,
-            validation_rows: 128,
+            train_rows: 2048,
+            validation_rows: 256,
             seed: 42,
         }
     }
