@@ -341,7 +341,7 @@ fn flags_may_be_spelled_in_all_of_hugging_faces_ways() {
         "--max-steps",
         "-1",
     ]);
-    assert!(plain.contains("448 in all"), "{plain}");
+    assert!(plain.contains("1792 in all"), "{plain}");
     let others: [&[&str]; 4] = [
         &[
             "--num_train_epochs",
@@ -405,9 +405,9 @@ fn flags_override_a_file_which_overrides_the_recipe_that_it_extends() {
         "--fp16",
     ]);
     assert!(text.contains("16 samples a step"), "{text}");
-    // 461 samples: epochs that are typed take the place of the file's steps.
+    // 1,843 samples: epochs that are typed take the place of the file's steps.
     assert!(
-        text.contains("29 an epoch, 58 in all") && text.contains("precision fp16"),
+        text.contains("116 an epoch, 232 in all") && text.contains("precision fp16"),
         "{text}"
     );
 }
@@ -432,8 +432,8 @@ fn what_cannot_be_opened_is_one_error() {
             "picture",
         ),
         (
-            vec!["--model", model, "--dataset", dataset, "--test-size", "512"],
-            "512",
+            vec!["--model", model, "--dataset", dataset, "--test-size", "2048"],
+            "2048",
         ),
         (
             vec!["--model", model, "--dataset", dataset, "--eval-strategy", "epoch"],
