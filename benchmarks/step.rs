@@ -3,7 +3,7 @@
 //!     cargo run --release --example step -- MODEL_DIR METHOD BATCH [STEPS] [THREADS]
 //!
 //! METHOD is lora, full or head. The other side of the comparison is PyTorch on the same checkpoint, batch and threads;
-//! records/step.md has results.
+//! benchmarks/records has results.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
