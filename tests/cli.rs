@@ -316,7 +316,7 @@ fn a_dry_run_says_what_would_be_run() {
         "512 samples a step: 128 x 1 rank x 4 of accumulation",
         "1 an epoch, 5 in all (5.000 epochs)",
         "logged every 10 steps, evaluated every epoch, saved every epoch",
-        "newly initialised: classifier.weight, classifier.bias",
+        "72 tensors loaded",
         "LoRA r 16 alpha 16 dropout 0.1 on query, value",
         // 4 blocks × 2 projections × 16 × 2 × 96, and 96 × 8 + 8 of the classifier, which counts twice in the whole.
         "trainable params: 25,352 || all params: ",
