@@ -156,6 +156,8 @@ template <typename T, typename Join> DEVICE T block_reduce(T x, T neutral, Join 
     return x;
 }
 
+FN unsigned ceil_div(unsigned a, unsigned b) { return (a + b - 1) / b; }
+
 struct Sum {
     template <typename T> DEVICE T operator()(T a, T b) const { return a + b; }
 };

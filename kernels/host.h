@@ -158,6 +158,21 @@ using std::min;
 
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+    return unsigned((uint64_t(high) << 32 | low) >> (shift & 31));
+}
+
+// Four of the eight bytes of two words; only the plain selectors 0 to 7.
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+    uint64_t both = uint64_t(b) << 32 | a;
+    unsigned result = 0;
+    for (int i = 0; i < 4; i++) result |= unsigned(both >> (8 * (selector >> (4 * i) & 7)) & 255) << (8 * i);
+    return result;
+}
+
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };

@@ -2,6 +2,8 @@
 //!
 //! A machine with a GPU runs the same table there; see `kernels/` for what each kernel promises.
 
+#[path = "kernels/attention.rs"]
+mod attention;
 #[path = "kernels/case.rs"]
 mod case;
 #[path = "kernels/gelu.rs"]
@@ -73,4 +75,9 @@ fn elementwise_is_the_cpus() {
 #[test]
 fn tokens_are_the_cpus() {
     check(tokens::cases());
+}
+
+#[test]
+fn attention_is_the_cpus() {
+    check(attention::cases());
 }

@@ -12,7 +12,7 @@ const WARP: usize = 32;
 pub struct Launch {
     pub grid: [u32; 3],
     pub block: [u32; 3],
-    /// Dynamic shared memory.
+    /// Dynamic shared memory. Above 48 KB the kernel must be told first (CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES).
     pub shared_bytes: u32,
 }
 
@@ -65,6 +65,77 @@ pub fn dropout(b: usize, block: usize) -> Launch {
     Launch {
         grid: [block.div_ceil(8 * BLOCK) as u32, b as u32, 1],
         ..Launch::line(1, BLOCK)
+    }
+}
+
+/// What attention is computed on: b images, heads, sq queries and s keys of each, head width e.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionShape {
+    pub b: usize,
+    pub heads: usize,
+    pub sq: usize,
+    pub s: usize,
+    pub e: usize,
+}
+
+impl AttentionShape {
+    /// The head width that `attention.cu` is made for.
+    pub const TILED: usize = 64;
+
+    /// Floats in a tile of 64 rows and in one of 32, each row with four more for the banks' sake.
+    const TILE: usize = 64 * 68;
+    const HALF_TILE: usize = 32 * 68;
+
+    /// `attention_forward`: a block takes 64 queries; tiles of queries, keys, scores.
+    pub fn queries(self) -> Launch {
+        self.tiles(self.sq, 3 * Self::TILE)
+    }
+
+    /// `attention_backward_q`: one tile more.
+    pub fn queries_backward(self) -> Launch {
+        self.tiles(self.sq, 4 * Self::TILE)
+    }
+
+    /// `attention_backward_kv`: a block takes 64 keys; two tiles of keys and values, four of 32 queries.
+    pub fn keys_backward(self) -> Launch {
+        self.tiles(self.s, 2 * Self::TILE + 4 * Self::HALF_TILE)
+    }
+
+    /// `attention_diagonal`: a warp for each query of each head.
+    pub fn diagonal(self) -> Launch {
+        rows(self.b * self.heads * self.sq)
+    }
+
+    /// `attention_rows_forward`: a block a query, which keeps its row, a score for each key, and 16 partial sums.
+    pub fn rows(self) -> Launch {
+        self.blocks(self.sq, self.e + self.s)
+    }
+
+    /// `attention_rows_backward_q` and `attention_first_backward`: two rows, two numbers for each key.
+    pub fn rows_backward_q(self) -> Launch {
+        self.blocks(self.sq, 2 * (self.e + self.s))
+    }
+
+    /// `attention_rows_backward_kv`: a block a key, two numbers for each query.
+    pub fn rows_backward_kv(self) -> Launch {
+        self.blocks(self.s, 2 * (self.e + self.sq))
+    }
+
+    fn tiles(self, tokens: usize, floats: usize) -> Launch {
+        Launch {
+            grid: [tokens.div_ceil(64) as u32, self.heads as u32, self.b as u32],
+            block: [BLOCK as u32, 1, 1],
+            shared_bytes: (floats * size_of::<f32>()) as u32,
+        }
+    }
+
+    fn blocks(self, tokens: usize, floats: usize) -> Launch {
+        const PARTIAL_SUMS: usize = 16 * 64;
+        Launch {
+            grid: [tokens as u32, self.heads as u32, self.b as u32],
+            block: [128, 1, 1],
+            shared_bytes: ((floats + PARTIAL_SUMS) * size_of::<f32>()) as u32,
+        }
     }
 }
 
