@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 
 use super::names::{self, Matrix};
@@ -190,7 +190,7 @@ impl Vit {
         std::fs::write(&path, json + "\n").at("write", &path)
     }
 
-    /// Every tensor of the model, with adapters added to the weights that they sit on: W + α/r·B·A.
+    /// Every tensor of the model, on the CPU as far as it is frozen, with adapters added to the weights that they sit on: W + α/r·B·A.
     pub(super) fn merged(&self) -> Result<Vec<(String, Tensor)>> {
         let mut tensors = self.named.clone();
         let Training::Lora(lora) = &self.training else {
@@ -201,8 +201,8 @@ impl Vit {
                 let name = names::projection(layer, target, "weight");
                 let weight = tensors.iter_mut().find(|(other, _)| *other == name);
                 let (_, weight) = weight.expect("every projection has a weight");
-                let a = self.adapter_value(layer, target, Matrix::A)?;
-                let b = self.adapter_value(layer, target, Matrix::B)?;
+                let a = self.adapter_value(layer, target, Matrix::A)?.to_device(&Device::Cpu)?;
+                let b = self.adapter_value(layer, target, Matrix::B)?.to_device(&Device::Cpu)?;
                 let merged = weight.copy()?;
                 let scale = lora.scale() as f32;
                 product_into(&merged, Write::Add, scale, Factor::Rows(&b), Factor::Rows(&a))?;

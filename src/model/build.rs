@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::config::{QkvBias, VitConfig};
 use super::names::{self, Matrix};
@@ -11,6 +11,8 @@ use super::weights::Checkpoint;
 use super::{LoraConfig, Training};
 use crate::error::{Error, Result};
 use crate::nn::{Block, Embeddings, LayerNorm, Linear, LowRank, Mlp, Projection, SelfAttention, Tokens, Weight};
+use crate::ops::cast::sent;
+use crate::ops::device::Placement;
 use crate::ops::dropout::Dropout;
 use crate::ops::storage::{tensor, update};
 use crate::optim::Decay;
@@ -23,6 +25,24 @@ pub(super) enum Source {
     File(Checkpoint),
     /// normal(0, 0.02), biases 0, layer norms 1.
     Random,
+}
+
+/// How a layer uses a weight.
+#[derive(Clone, Copy)]
+enum Role {
+    /// In matrix products, in the compute format.
+    Multiplied,
+    /// Value by value, in f32.
+    Added,
+}
+
+impl Role {
+    fn format(self, placement: &Placement) -> DType {
+        match self {
+            Role::Multiplied => placement.compute,
+            Role::Added => DType::F32,
+        }
+    }
 }
 
 /// The layers, the flat buffers below the trained ones, and every tensor of the model under its file name.
@@ -53,15 +73,16 @@ pub(super) fn assemble(
     training: &Training,
     source: Source,
     seed: u64,
-    device: &Device,
+    placement: &Placement,
 ) -> Result<Parts> {
     let specs = specs(config);
-    let parameters = Parameters::new(layout(config, &specs, training), device)?;
+    let parameters = Parameters::new(layout(config, &specs, training), placement.clone())?;
     let builder = Builder {
         config,
         training,
         source,
         seed,
+        placement,
         specs: specs.into_iter().map(|spec| (spec.name.clone(), spec)).collect(),
         parameters,
         named: Vec::new(),
@@ -178,6 +199,7 @@ struct Builder<'a> {
     training: &'a Training,
     source: Source,
     seed: u64,
+    placement: &'a Placement,
     specs: HashMap<String, Spec>,
     parameters: Parameters,
     named: Vec<(String, Tensor)>,
@@ -191,8 +213,12 @@ impl Builder<'_> {
         let (d, p) = (config.hidden_size, config.patch_size);
         let one = |name: &str| vec![name.to_owned()];
         let embeddings = Embeddings {
-            cls: self.weight(&one("vit.embeddings.cls_token"), &[d])?,
-            position: self.weight(&one("vit.embeddings.position_embeddings"), &[config.tokens(), d])?,
+            cls: self.weight(&one("vit.embeddings.cls_token"), &[d], Role::Added)?,
+            position: self.weight(
+                &one("vit.embeddings.position_embeddings"),
+                &[config.tokens(), d],
+                Role::Added,
+            )?,
             projection: self.linear("vit.embeddings.patch_embeddings.projection", d, config.channels * p * p)?,
             patch_size: p,
         };
@@ -218,9 +244,9 @@ impl Builder<'_> {
         let norm_before = self.norm(&at("layernorm_before"))?;
         let qkv_names = |leaf: &str| Projection::ALL.map(|p| names::projection(layer, p, leaf));
         let qkv = Linear {
-            weight: self.weight(&qkv_names("weight"), &[3 * d, d])?,
+            weight: self.weight(&qkv_names("weight"), &[3 * d, d], Role::Multiplied)?,
             bias: match self.config.qkv_bias {
-                QkvBias::Present => Some(self.weight(&qkv_names("bias"), &[3 * d])?),
+                QkvBias::Present => Some(self.weight(&qkv_names("bias"), &[3 * d], Role::Multiplied)?),
                 QkvBias::Absent => None,
             },
         };
@@ -281,52 +307,59 @@ impl Builder<'_> {
     fn norm(&mut self, name: &str) -> Result<LayerNorm> {
         let d = self.config.hidden_size;
         Ok(LayerNorm {
-            weight: self.weight(&[format!("{name}.weight")], &[d])?,
-            bias: self.weight(&[format!("{name}.bias")], &[d])?,
+            weight: self.weight(&[format!("{name}.weight")], &[d], Role::Added)?,
+            bias: self.weight(&[format!("{name}.bias")], &[d], Role::Added)?,
             eps: self.config.layer_norm_eps,
         })
     }
 
     fn linear(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<Linear> {
         Ok(Linear {
-            weight: self.weight(&[format!("{name}.weight")], &[outputs, inputs])?,
-            bias: Some(self.weight(&[format!("{name}.bias")], &[outputs])?),
+            weight: self.weight(&[format!("{name}.weight")], &[outputs, inputs], Role::Multiplied)?,
+            bias: Some(self.weight(&[format!("{name}.bias")], &[outputs], Role::Multiplied)?),
         })
     }
 
     /// The named tensors one after the other, seen in `shape`.
-    fn weight(&mut self, names: &[String], shape: &[usize]) -> Result<Weight> {
+    fn weight(&mut self, names: &[String], shape: &[usize], role: Role) -> Result<Weight> {
         let specs: Vec<Spec> = names.iter().map(|name| self.specs[name].clone()).collect();
         let total: usize = specs.iter().map(Spec::count).sum();
         let first = self.parameters.position(&trained_name(&names[0], self.training));
-        let (flat, gradient) = match first {
-            Some(i) => {
-                let start = self.parameters.entries[i].start;
-                let part = |buffer: &Tensor| buffer.narrow(0, start, total);
-                (part(&self.parameters.values)?, Some(part(&self.parameters.gradients)?))
-            }
-            None => (tensor(vec![0.0; total], total)?, None),
+        let start = first.map(|i| self.parameters.entries[i].start);
+        // A frozen weight is filled here and then sent to where it is used.
+        let flat = match start {
+            Some(start) => self.parameters.values.narrow(0, start, total)?,
+            None => tensor(vec![0.0; total], total)?,
         };
-        let mut start = 0;
+        let mut at = 0;
         for spec in &specs {
-            let part = flat.narrow(0, start, spec.count())?;
+            let part = flat.narrow(0, at, spec.count())?;
             update(&part, |to| self.fill(spec, to))??;
             self.named
                 .push((spec.name.clone(), part.reshape(spec.shape.as_slice())?));
-            start += spec.count();
+            at += spec.count();
         }
+        let value = match (start, role) {
+            (Some(start), Role::Multiplied) => self.parameters.multiplied(start, total)?,
+            (Some(_), Role::Added) => flat,
+            (None, role) => sent(&flat, &self.placement.device, role.format(self.placement))?,
+        };
+        let gradient = match start {
+            Some(start) => Some(self.parameters.gradients.narrow(0, start, total)?.reshape(shape)?),
+            None => None,
+        };
         Ok(Weight {
-            value: flat.reshape(shape)?,
-            gradient: match gradient {
-                Some(gradient) => Some(gradient.reshape(shape)?),
-                None => None,
-            },
+            value: value.reshape(shape)?,
+            gradient,
         })
     }
 
+    /// A trained matrix.
     fn trained(&self, i: usize) -> Result<Weight> {
+        let entry = &self.parameters.entries[i];
+        let value = self.parameters.multiplied(entry.start, entry.count())?;
         Ok(Weight {
-            value: self.parameters.value(i)?,
+            value: value.reshape(entry.shape.as_slice())?,
             gradient: Some(self.parameters.gradient(i)?),
         })
     }

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::build::{self, Parts, Source};
 use super::names;
@@ -14,6 +14,8 @@ use super::weights::{self, Checkpoint};
 use super::{LoadReport, LoraConfig, VitConfig};
 use crate::error::{Error, IoContext, Result};
 use crate::nn::{Below, Block, BlockKept, Embeddings, LayerNorm, Linear};
+use crate::ops::cast::cast;
+use crate::ops::device::Placement;
 use crate::ops::dropout::DropoutNames;
 use crate::ops::layer_norm::Moments;
 use crate::ops::storage::tensor;
@@ -33,6 +35,8 @@ pub enum Training {
 pub struct Vit {
     pub(super) config: VitConfig,
     pub(super) training: Training,
+    /// What tokens are made of.
+    compute: DType,
     pub(super) parameters: Parameters,
     embeddings: Embeddings,
     pub(super) blocks: Vec<Block>,
@@ -71,17 +75,17 @@ impl Vit {
         classes: &[String],
         training: &Training,
         seed: u64,
-        device: &Device,
+        placement: impl Into<Placement>,
     ) -> Result<(Vit, LoadReport)> {
         let mut config = VitConfig::read(dir)?;
         config.classes = classes.to_vec();
         let checkpoint = Checkpoint::open(dir, "model", names::in_file)?;
-        Vit::assemble(config, training, Source::File(checkpoint), seed, device)
+        Vit::assemble(config, training, Source::File(checkpoint), seed, placement.into())
     }
 
     /// A model with random weights, for `config.classes`.
-    pub fn random(config: VitConfig, training: &Training, seed: u64, device: &Device) -> Result<Vit> {
-        Ok(Vit::assemble(config, training, Source::Random, seed, device)?.0)
+    pub fn random(config: VitConfig, training: &Training, seed: u64, placement: impl Into<Placement>) -> Result<Vit> {
+        Ok(Vit::assemble(config, training, Source::Random, seed, placement.into())?.0)
     }
 
     pub fn config(&self) -> &VitConfig {
@@ -123,7 +127,7 @@ impl Vit {
             return Err(Error::Tensor(candle_core::Error::Msg(what)));
         }
         let lowest = self.lowest();
-        let (mut x, patches_btk) = self.embeddings.forward(pixels_bchw)?;
+        let (mut x, patches_btk) = self.embed(pixels_bchw)?;
         let mut kept_blocks = Vec::with_capacity(self.blocks.len() - lowest);
         for (i, block) in self.blocks.iter().enumerate() {
             let (y, kept) = block.forward(&x, dropout)?;
@@ -189,17 +193,17 @@ impl Vit {
         }
     }
 
-    /// pixels[b,c,h,w] → logits [b,classes], keeping nothing.
+    /// pixels[b,c,h,w] → f32 logits [b,classes], keeping nothing.
     pub fn infer(&self, pixels_bchw: &Tensor) -> Result<Tensor> {
         if self.images(pixels_bchw)? == 0 {
             return self.no_logits();
         }
-        let (mut x, _) = self.embeddings.forward(pixels_bchw)?;
+        let (mut x, _) = self.embed(pixels_bchw)?;
         for block in &self.blocks {
             x = block.forward(&x, None)?.0;
         }
         let (features_b1d, _) = self.norm.forward(&x)?;
-        Ok(self.classifier.forward(&features_b1d)?.squeeze(1)?)
+        cast(&self.classifier.forward(&features_b1d)?.squeeze(1)?, DType::F32)
     }
 
     /// Writes `config.json` and `model.safetensors` into `dir`, which exists. Adapters are merged into the weights.
@@ -215,7 +219,7 @@ impl Vit {
         training: &Training,
         source: Source,
         seed: u64,
-        device: &Device,
+        placement: Placement,
     ) -> Result<(Vit, LoadReport)> {
         let Parts {
             embeddings,
@@ -225,10 +229,11 @@ impl Vit {
             parameters,
             named,
             report,
-        } = build::assemble(&config, training, source, seed, device)?;
+        } = build::assemble(&config, training, source, seed, &placement)?;
         let vit = Vit {
             config,
             training: training.clone(),
+            compute: placement.compute,
             parameters,
             embeddings,
             blocks,
@@ -238,6 +243,12 @@ impl Vit {
             kept: None,
         };
         Ok((vit, report))
+    }
+
+    /// Pixels to tokens, and the patches on the way; all rounded copies of weights are up to date afterwards.
+    fn embed(&self, pixels_bchw: &Tensor) -> Result<(Tensor, Tensor)> {
+        self.parameters.refresh()?;
+        self.embeddings.forward(&cast(pixels_bchw, self.compute)?)
     }
 
     /// How many images; an error if they are not of the model's size.

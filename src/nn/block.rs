@@ -52,10 +52,10 @@ impl Block {
         let (h, moments_before) = self.norm_before.forward(x_bsd)?;
         let attention = self.attention.forward(&h, queries, names)?;
         let residual = x_bsd.narrow(1, 0, queries)?;
-        let x_mid_bqd = add_linear(&residual, attention.o_bqd(), &self.attention.output)?;
+        let x_mid_bqd = self.attention.output.forward_onto(&residual, attention.o_bqd())?;
         let (h, moments_after) = self.norm_after.forward(&x_mid_bqd)?;
         let z_bqm = self.mlp.up.forward(&h)?;
-        let y = add_linear(&x_mid_bqd, &gelu::gelu(&z_bqm)?, &self.mlp.down)?;
+        let y = self.mlp.down.forward_onto(&x_mid_bqd, &gelu::gelu(&z_bqm)?)?;
         let kept = BlockKept {
             x_bsd: x_bsd.clone(),
             moments_before,
@@ -126,11 +126,4 @@ impl Block {
             Tokens::First => 1,
         })
     }
-}
-
-/// residual + linear(x), the residual's images may lie apart.
-fn add_linear(residual_bqd: &Tensor, x_bqi: &Tensor, linear: &Linear) -> Result<Tensor> {
-    let y = residual::with_bias(residual_bqd, linear.bias.as_ref().map(|b| &b.value))?;
-    linear.forward_into(&y, x_bqi)?;
-    Ok(y)
 }

@@ -44,10 +44,10 @@ impl Linear {
         matmul::linear(x_ni, &self.weight.value, self.bias.as_ref().map(|b| &b.value))
     }
 
-    /// Adds x·wᵀ (without the bias) to `y` in place.
-    pub fn forward_into(&self, y_no: &Tensor, x_ni: &Tensor) -> Result<()> {
-        let (x, w) = (Factor::Rows(x_ni), Factor::Transposed(&self.weight.value));
-        matmul::product_into(y_no, Write::Add, 1.0, x, w)
+    /// residual[b,q,o], whose images may lie apart, plus the layer's output for x[b,q,i].
+    pub fn forward_onto(&self, residual_bqo: &Tensor, x_bqi: &Tensor) -> Result<Tensor> {
+        let bias = self.bias.as_ref().map(|b| &b.value);
+        matmul::linear_onto(residual_bqo, x_bqi, &self.weight.value, bias)
     }
 
     /// Gradient with respect to x: dy[…,o]·w.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::simd::vectorized;
@@ -21,7 +21,34 @@ pub struct AdamWStep {
     pub step: u64,
 }
 
-/// Updates `values_n` and both moments in place from `gradients_n`. `decayed` are the ranges that decay, in order.
+/// The parts of a buffer that weight decay moves.
+pub struct Decayed {
+    /// In order.
+    ranges: Vec<Range<usize>>,
+    /// On a GPU: bit i of word i/32 says it of value i.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    bits: Option<Tensor>,
+}
+
+impl Decayed {
+    /// `ranges` of a buffer of n values on `device`, in order.
+    pub fn new(ranges: Vec<Range<usize>>, n: usize, device: &Device) -> Result<Self> {
+        let bits = match device {
+            Device::Cpu => None,
+            _ => {
+                let mut words = vec![0u32; n.div_ceil(32).max(1)];
+                for i in ranges.iter().cloned().flatten() {
+                    words[i / 32] |= 1 << (i % 32);
+                }
+                let count = words.len();
+                Some(Tensor::from_vec(words, count, device)?)
+            }
+        };
+        Ok(Decayed { ranges, bits })
+    }
+}
+
+/// Updates `values_n` and both moments in place from `gradients_n`.
 ///
 /// p *= 1 - lr·wd; m += (1-β₁)(g - m); v = β₂v + (1-β₂)g²; p -= lr/(1-β₁ᵗ) · m / (√v/√(1-β₂ᵗ) + ε).
 pub fn adamw(
@@ -29,12 +56,11 @@ pub fn adamw(
     gradients_n: &Tensor,
     first_n: &Tensor,
     second_n: &Tensor,
-    decayed: &[Range<usize>],
+    decayed: &Decayed,
     step: AdamWStep,
 ) -> Result<()> {
     const BLOCK: usize = 16 * 1024;
-    let gradients = values(gradients_n)?;
-    let n = gradients.len();
+    let n = gradients_n.elem_count();
     if [values_n, first_n, second_n]
         .iter()
         .any(|t| t.elem_count() != n || !t.is_contiguous())
@@ -42,6 +68,12 @@ pub fn adamw(
         return Err(refused("adamw: buffers differ in length".into()));
     }
     let constants = Constants::of(step);
+    #[cfg(feature = "cuda")]
+    if let Some(bits) = &decayed.bits {
+        let buffers = [values_n, gradients_n, first_n, second_n];
+        return super::cuda::step::adamw(buffers, bits, constants.listed(), constants.epsilon);
+    }
+    let gradients = values(gradients_n)?;
     update(values_n, |values| {
         update(first_n, |first| {
             update(second_n, |second| {
@@ -51,7 +83,7 @@ pub fn adamw(
                     .zip(first.par_chunks_mut(BLOCK).zip(second.par_chunks_mut(BLOCK)))
                     .enumerate()
                     .for_each(|(i, ((p, g), (m, v)))| {
-                        decay(p, i * BLOCK, decayed, constants.decay);
+                        decay(p, i * BLOCK, &decayed.ranges, constants.decay);
                         vectorized(
                             #[inline(always)]
                             || constants.apply(p, g, m, v),
@@ -86,6 +118,22 @@ impl Constants {
             step_size: (s.learning_rate / (1.0 - s.beta1.powf(t))) as f32,
             correction: (1.0 - s.beta2.powf(t)).sqrt() as f32,
         }
+    }
+
+    /// In the order of kernels/adamw.cu; the gradients are clipped and unscaled already.
+    #[cfg(feature = "cuda")]
+    fn listed(&self) -> [f32; 8] {
+        let (apply, gradient_factor) = (1.0, 1.0);
+        [
+            apply,
+            gradient_factor,
+            self.decay,
+            self.one_minus_beta1,
+            self.beta2,
+            self.one_minus_beta2,
+            self.step_size,
+            self.correction,
+        ]
     }
 
     #[inline(always)]

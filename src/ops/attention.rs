@@ -38,6 +38,10 @@ pub struct AttentionOutput {
 /// softmax(q·kᵀ/√e)·v.
 pub fn attention(operands: &Attention) -> Result<AttentionOutput> {
     let sizes = operands.sizes()?;
+    #[cfg(feature = "cuda")]
+    if operands.q_bqd.device().is_cuda() {
+        return super::cuda::attention::forward(operands, sizes.shape());
+    }
     let (q, k, v) = (
         spanned(operands.q_bqd)?,
         spanned(operands.k_bsd)?,
@@ -91,6 +95,10 @@ pub fn attention_backward(
     wanted: Wanted,
 ) -> Result<AttentionGradient> {
     let sizes = operands.sizes()?;
+    #[cfg(feature = "cuda")]
+    if operands.q_bqd.device().is_cuda() {
+        return super::cuda::attention::backward(operands, sizes.shape(), output, do_bqd, wanted);
+    }
     let (q, k, v) = (
         spanned(operands.q_bqd)?,
         spanned(operands.k_bsd)?,
@@ -156,6 +164,12 @@ struct Sizes {
 }
 
 impl Sizes {
+    #[cfg(feature = "cuda")]
+    fn shape(&self) -> super::launch::AttentionShape {
+        let Sizes { b, h: heads, sq, s, e } = *self;
+        super::launch::AttentionShape { b, heads, sq, s, e }
+    }
+
     fn scale(&self) -> f32 {
         1.0 / (self.e as f32).sqrt()
     }

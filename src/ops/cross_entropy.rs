@@ -20,17 +20,27 @@ pub struct CrossEntropy {
 /// Errors: a label that is no class.
 pub fn cross_entropy(logits_bc: &Tensor, labels: &[u32], smoothing: f64, scale: f64) -> Result<CrossEntropy> {
     let (b, c) = logits_bc.dims2()?;
-    let logits = values(logits_bc)?;
     if labels.len() != b {
         return Err(refused(format!("{} labels for {b} rows of logits", labels.len())));
     }
+    if let Some(label) = labels.iter().find(|label| **label as usize >= c) {
+        return Err(refused(format!("label {label} with only {c} classes")));
+    }
+    #[cfg(feature = "cuda")]
+    if logits_bc.device().is_cuda() {
+        let (losses, dlogits_bc) = super::cuda::step::cross_entropy(logits_bc, labels, smoothing, scale)?;
+        let losses: Vec<f64> = losses.into_iter().map(f64::from).collect();
+        return Ok(CrossEntropy {
+            sum_loss: losses.iter().sum(),
+            losses,
+            dlogits_bc,
+        });
+    }
+    let logits = values(logits_bc)?;
     let mut gradient = Vec::with_capacity(b * c);
     let mut losses = Vec::with_capacity(b);
     for (row, &label) in logits.chunks_exact(c).zip(labels) {
         let label = label as usize;
-        if label >= c {
-            return Err(refused(format!("label {label} with only {c} classes")));
-        }
         let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
         let total: f64 = row.iter().map(|x| (*x as f64 - largest).exp()).sum();
         let log_total = largest + total.ln();

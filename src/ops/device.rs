@@ -3,16 +3,45 @@
 //! The driver hides GPUs that CUDA_VISIBLE_DEVICES leaves out, so a launcher may give each rank its own one (every rank
 //! then sees a single GPU, number 0) or all ranks the same list (rank r of the node takes the r-th).
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 
 use crate::error::{Error, Result};
-use crate::recipe::DeviceChoice;
+use crate::recipe::{DeviceChoice, Precision};
 
 /// Place of a rank among those of its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeRank {
     pub rank: usize,
     pub ranks: usize,
+}
+
+/// Where a model lies, and the number format that its matrices are multiplied in.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    pub device: Device,
+    /// f32, or on a GPU f16 or bf16: that of tokens and of the weights of dense layers. Sums, norms, losses, gradients of
+    /// weights and what the optimizer holds are f32 in any case.
+    pub compute: DType,
+}
+
+impl Placement {
+    /// The compute format for a device; a CPU knows f32 only.
+    pub fn new(device: &Device, precision: Precision) -> Self {
+        Placement {
+            device: device.clone(),
+            compute: match precision {
+                Precision::Fp16 if device.is_cuda() => DType::F16,
+                Precision::Bf16 if device.is_cuda() => DType::BF16,
+                _ => DType::F32,
+            },
+        }
+    }
+}
+
+impl From<&Device> for Placement {
+    fn from(device: &Device) -> Self {
+        Placement::new(device, Precision::Fp32)
+    }
 }
 
 /// A device, and what there is to say about it.

@@ -30,6 +30,10 @@ pub struct Dropout {
 
 /// x[b,s,d] with elements dropped and the others scaled by 1/(1-p). Images may lie apart (the first token of each).
 pub fn dropout(x_bsd: &Tensor, dropout: Dropout, names: &DropoutNames) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x_bsd.device().is_cuda() {
+        return super::cuda::dropout::dropout(x_bsd, dropout, names);
+    }
     let images = Images::of(x_bsd, names)?;
     let x = spanned(x_bsd)?;
     let mut y = unwritten(x_bsd.elem_count());
@@ -46,6 +50,10 @@ pub fn dropout(x_bsd: &Tensor, dropout: Dropout, names: &DropoutNames) -> Result
 
 /// The backward pass: dx += mask∘dy/(1-p), in place. Images of dx may lie apart.
 pub fn add_dropped(dx_bsd: &Tensor, dy_bsd: &Tensor, dropout: Dropout, names: &DropoutNames) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if dx_bsd.device().is_cuda() {
+        return super::cuda::dropout::add_dropped(dx_bsd, dy_bsd, dropout, names);
+    }
     let images = Images::of(dx_bsd, names)?;
     let dy = values(dy_bsd)?;
     if dy.len() != dx_bsd.elem_count() {

@@ -12,6 +12,10 @@ const BLOCK: usize = 16 * 1024;
 
 /// z·Φ(z), element by element.
 pub fn gelu(z: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if z.device().is_cuda() {
+        return super::cuda::elementwise::gelu(z);
+    }
     let from = values(z)?;
     let mut to = unwritten(from.len());
     to.par_chunks_mut(BLOCK)
@@ -31,6 +35,10 @@ pub fn gelu(z: &Tensor) -> Result<Tensor> {
 
 /// Turns the gradient with respect to GELU's output into that with respect to its input z, in place.
 pub fn gelu_backward(gradient: &Tensor, z: &Tensor) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if z.device().is_cuda() {
+        return super::cuda::elementwise::gelu_backward(gradient, z);
+    }
     let z = values(z)?;
     if gradient.elem_count() != z.len() || !gradient.is_contiguous() {
         return Err(refused("gelu_backward: operands differ in shape".into()));

@@ -22,6 +22,10 @@ const ROWS: usize = 32;
 
 /// y[…,d] and the moments of x[…,d]'s rows.
 pub fn layer_norm(x_nd: &Tensor, w_d: &Tensor, b_d: &Tensor, eps: f64) -> Result<(Tensor, Moments)> {
+    #[cfg(feature = "cuda")]
+    if x_nd.device().is_cuda() {
+        return super::cuda::layer_norm::forward(x_nd, w_d, b_d, eps);
+    }
     let (x, w, b) = (values(x_nd)?, values(w_d)?, values(b_d)?);
     let d = width(x_nd, &w)?;
     let n = x.len() / d;
@@ -52,6 +56,10 @@ pub fn layer_norm(x_nd: &Tensor, w_d: &Tensor, b_d: &Tensor, eps: f64) -> Result
 
 /// The output of [`layer_norm`] once more, from the moments it gave.
 pub fn layer_norm_again(x_nd: &Tensor, moments: &Moments, w_d: &Tensor, b_d: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x_nd.device().is_cuda() {
+        return super::cuda::layer_norm::again(x_nd, moments, w_d, b_d);
+    }
     let (x, w, b) = (values(x_nd)?, values(w_d)?, values(b_d)?);
     let (mean, rstd) = (values(&moments.mean_n)?, values(&moments.rstd_n)?);
     let d = width(x_nd, &w)?;
@@ -83,6 +91,10 @@ pub fn layer_norm_backward(
     moments: &Moments,
     w_d: &Tensor,
 ) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if x_nd.device().is_cuda() {
+        return super::cuda::layer_norm::backward(dx_nd, dy_nd, x_nd, moments, w_d);
+    }
     let (dy, x, w) = (values(dy_nd)?, values(x_nd)?, values(w_d)?);
     let (mean, rstd) = (values(&moments.mean_n)?, values(&moments.rstd_n)?);
     let d = width(x_nd, &w)?;
@@ -115,6 +127,10 @@ pub fn layer_norm_backward_weights(
     x_nd: &Tensor,
     moments: &Moments,
 ) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if x_nd.device().is_cuda() {
+        return super::cuda::layer_norm::backward_weights(gw_d, gb_d, dy_nd, x_nd, moments);
+    }
     let (dy, x) = (values(dy_nd)?, values(x_nd)?);
     let (mean, rstd) = (values(&moments.mean_n)?, values(&moments.rstd_n)?);
     let d = gw_d.elem_count();

@@ -29,6 +29,10 @@ use Factor::{Rows, Transposed};
 
 /// y[…,o] = x[…,i] · w[o,i]ᵀ + bias[o].
 pub fn linear(x_ni: &Tensor, w_oi: &Tensor, bias_o: Option<&Tensor>) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x_ni.device().is_cuda() {
+        return super::cuda::matmul::linear(x_ni, w_oi, bias_o, None);
+    }
     let (y, write) = match bias_o {
         Some(bias_o) => (repeated(bias_o, x_ni)?, Write::Add),
         None => (empty(x_ni, w_oi.dims()[0])?, Write::Replace),
@@ -37,8 +41,23 @@ pub fn linear(x_ni: &Tensor, w_oi: &Tensor, bias_o: Option<&Tensor>) -> Result<T
     Ok(y)
 }
 
+/// y[b,q,o] = residual[b,q,o] + x[b,q,i] · w[o,i]ᵀ + bias[o]. The residual's images may lie apart.
+pub fn linear_onto(residual_bqo: &Tensor, x_bqi: &Tensor, w_oi: &Tensor, bias_o: Option<&Tensor>) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x_bqi.device().is_cuda() {
+        return super::cuda::matmul::linear(x_bqi, w_oi, bias_o, Some(residual_bqo));
+    }
+    let y = super::residual::with_bias(residual_bqo, bias_o)?;
+    product_into(&y, Write::Add, 1.0, Rows(x_bqi), Transposed(w_oi))?;
+    Ok(y)
+}
+
 /// y[…,n] = a[…,k] · b[k,n].
 pub fn product(a_mk: &Tensor, b_kn: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if a_mk.device().is_cuda() {
+        return super::cuda::matmul::product(a_mk, b_kn);
+    }
     let columns = b_kn.dims()[b_kn.rank() - 1];
     let y = empty(a_mk, columns)?;
     product_into(&y, Write::Replace, 1.0, Rows(a_mk), Rows(b_kn))?;
@@ -47,6 +66,10 @@ pub fn product(a_mk: &Tensor, b_kn: &Tensor) -> Result<Tensor> {
 
 /// c[…,n] = (c +) alpha · a[…,k] · b[k,n], written in place; c may be a strided view.
 pub fn product_into(c_mn: &Tensor, write: Write, alpha: f32, a_mk: Factor, b_kn: Factor) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if c_mn.device().is_cuda() {
+        return super::cuda::matmul::product_into(c_mn, write, alpha, a_mk, b_kn);
+    }
     let (a, b) = (Matrix::new(a_mk)?, Matrix::new(b_kn)?);
     let c = Form::of(c_mn)?;
     if a.form.columns != b.form.rows || c.rows != a.form.rows || c.columns != b.form.columns {
@@ -60,15 +83,15 @@ pub fn product_into(c_mn: &Tensor, write: Write, alpha: f32, a_mk: Factor, b_kn:
 
 /// Rows, columns and their strides in elements.
 #[derive(Clone, Copy)]
-struct Form {
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
+pub(super) struct Form {
+    pub rows: usize,
+    pub columns: usize,
+    pub row_stride: usize,
+    pub column_stride: usize,
 }
 
 impl Form {
-    fn of(t: &Tensor) -> Result<Form> {
+    pub fn of(t: &Tensor) -> Result<Form> {
         let (dims, strides) = (t.dims(), t.stride());
         let Some((&columns, leading)) = dims.split_last() else {
             return Err(refused("a scalar is no matrix".into()));
@@ -92,7 +115,7 @@ impl Form {
         Ok(form)
     }
 
-    fn transposed(self) -> Form {
+    pub fn transposed(self) -> Form {
         Form {
             rows: self.columns,
             columns: self.rows,

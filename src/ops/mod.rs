@@ -6,6 +6,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod cast;
 pub mod cross_entropy;
 #[cfg(feature = "cuda")]
 pub mod cuda;

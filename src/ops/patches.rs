@@ -14,6 +14,10 @@ pub fn patches(x_bchw: &Tensor, p: usize) -> Result<Tensor> {
             "images of {h}x{w} cannot be cut into patches of {p}x{p}"
         )));
     }
+    #[cfg(feature = "cuda")]
+    if x_bchw.device().is_cuda() {
+        return super::cuda::tokens::patches(x_bchw, p);
+    }
     let (down, across) = (h / p, w / p);
     let x = values(x_bchw)?;
     let mut out = unwritten(x.len());
@@ -35,6 +39,10 @@ pub fn patches(x_bchw: &Tensor, p: usize) -> Result<Tensor> {
 
 /// Tokens [b, 1+t, d]: CLS first, then the embedded patches y[b,t,d]; position embeddings [1+t, d] added to all.
 pub fn tokens(y_btd: &Tensor, cls_d: &Tensor, position_sd: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if y_btd.device().is_cuda() {
+        return super::cuda::tokens::tokens(y_btd, cls_d, position_sd);
+    }
     let (b, t, d) = y_btd.dims3()?;
     let (y, cls, position) = (values(y_btd)?, values(cls_d)?, values(position_sd)?);
     if cls.len() != d || position.len() != (t + 1) * d {
@@ -61,6 +69,10 @@ pub fn tokens(y_btd: &Tensor, cls_d: &Tensor, position_sd: &Tensor) -> Result<Te
 
 /// Takes the tokens' gradient apart: returns that of the embedded patches, adds those of CLS and positions in place.
 pub fn tokens_backward(dx_bsd: &Tensor, gcls_d: &Tensor, gposition_sd: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if dx_bsd.device().is_cuda() {
+        return super::cuda::tokens::tokens_backward(dx_bsd, gcls_d, gposition_sd);
+    }
     let (b, s, d) = dx_bsd.dims3()?;
     let dx = values(dx_bsd)?;
     update(gposition_sd, |total| {

@@ -11,6 +11,10 @@ const BLOCK: usize = 16 * 1024;
 
 /// Σ x², summed in f64.
 pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return super::cuda::step::sum_of_squares(x);
+    }
     let x = values(x)?;
     let partial: Vec<f64> = x
         .par_chunks(BLOCK)
@@ -38,6 +42,10 @@ pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
 
 /// x *= factor, in place.
 pub fn scale(x: &Tensor, factor: f32) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return super::cuda::elementwise::scale(x, factor);
+    }
     contiguous(x)?;
     update(x, |x| {
         x.par_chunks_mut(BLOCK)
@@ -47,12 +55,20 @@ pub fn scale(x: &Tensor, factor: f32) -> Result<()> {
 
 /// x = 0, in place.
 pub fn set_zero(x: &Tensor) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return super::cuda::elementwise::set_zero(x);
+    }
     contiguous(x)?;
     update(x, |x| x.par_chunks_mut(BLOCK).for_each(|block| block.fill(0.0)))
 }
 
 /// sums[d] += Σ over the rows of x[…,d].
 pub fn add_column_sums(sums_d: &Tensor, x_nd: &Tensor) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if x_nd.device().is_cuda() {
+        return super::cuda::step::add_column_sums(sums_d, x_nd);
+    }
     const ROWS: usize = 256;
     let x = values(x_nd)?;
     let d = sums_d.elem_count();

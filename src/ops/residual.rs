@@ -8,6 +8,10 @@ use crate::error::Result;
 
 /// x[b,q,d] + bias[d] as a new tensor. Images of x may lie apart (the first token of each).
 pub fn with_bias(x_bqd: &Tensor, bias_d: Option<&Tensor>) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x_bqd.device().is_cuda() {
+        return super::cuda::tokens::with_bias(x_bqd, bias_d);
+    }
     let (b, q, d) = x_bqd.dims3()?;
     let stride = x_bqd.stride();
     if stride[2] != 1 || (q > 1 && stride[1] != d) {
@@ -42,6 +46,10 @@ pub fn with_bias(x_bqd: &Tensor, bias_d: Option<&Tensor>) -> Result<Tensor> {
 
 /// [b,s,d] with x[b,1,d] as the first token of each image and zeros elsewhere.
 pub fn first_tokens(x_b1d: &Tensor, s: usize) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x_b1d.device().is_cuda() {
+        return super::cuda::tokens::first_tokens(x_b1d, s);
+    }
     let (b, _, d) = x_b1d.dims3()?;
     let x = values(x_b1d)?;
     let mut y = unwritten(b * s * d);

@@ -1,12 +1,10 @@
 //! AdamW over the flat parameters: one pass, torch.optim.AdamW's arithmetic.
 
-use std::ops::Range;
-
 use candle_core::{DType, Tensor};
 
 use super::Parameters;
 use crate::error::Result;
-use crate::ops::adamw::{AdamWStep, adamw};
+use crate::ops::adamw::{AdamWStep, Decayed, adamw};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWConfig {
@@ -31,7 +29,7 @@ impl Default for AdamWConfig {
 /// The optimizer and its state: two moments of every value and how many steps were done.
 pub struct AdamW {
     config: AdamWConfig,
-    decayed: Vec<Range<usize>>,
+    decayed: Decayed,
     /// Running mean of gradients, [n] f32.
     pub first_moments: Tensor,
     /// Running mean of squared gradients, [n] f32.
@@ -45,7 +43,11 @@ impl AdamW {
         let zeros = || Tensor::zeros(parameters.count(), DType::F32, parameters.values.device());
         Ok(AdamW {
             config,
-            decayed: parameters.decayed_ranges(),
+            decayed: Decayed::new(
+                parameters.decayed_ranges(),
+                parameters.count(),
+                parameters.values.device(),
+            )?,
             first_moments: zeros()?,
             second_moments: zeros()?,
             steps: 0,

@@ -5,9 +5,11 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use crate::error::Result;
+use crate::ops::cast::cast_into;
+use crate::ops::device::Placement;
 use crate::ops::reduce;
 
 /// Flat buffers and the names of what lies in them, without gaps.
@@ -17,6 +19,8 @@ pub struct Parameters {
     pub values: Tensor,
     /// [n] f32
     pub gradients: Tensor,
+    /// [n], the values rounded to the format that products take, where that is not f32. See [`Parameters::refresh`].
+    pub rounded: Option<Tensor>,
     pub entries: Vec<Parameter>,
 }
 
@@ -72,11 +76,16 @@ impl Layout {
 
 impl Parameters {
     /// Buffers of zeros.
-    pub fn new(layout: Layout, device: &Device) -> Result<Self> {
+    pub fn new(layout: Layout, placement: impl Into<Placement>) -> Result<Self> {
         let n = layout.count();
+        let Placement { device, compute } = placement.into();
         Ok(Parameters {
-            values: Tensor::zeros(n, DType::F32, device)?,
-            gradients: Tensor::zeros(n, DType::F32, device)?,
+            values: Tensor::zeros(n, DType::F32, &device)?,
+            gradients: Tensor::zeros(n, DType::F32, &device)?,
+            rounded: match compute {
+                DType::F32 => None,
+                half => Some(Tensor::zeros(n, half, &device)?),
+            },
             entries: layout.entries,
         })
     }
@@ -98,6 +107,19 @@ impl Parameters {
     /// View of entry `i`'s gradient in its shape.
     pub fn gradient(&self, i: usize) -> Result<Tensor> {
         view(&self.gradients, &self.entries[i])
+    }
+
+    /// Brings the rounded values up to date with the values. A model does it before it computes.
+    pub fn refresh(&self) -> Result<()> {
+        match &self.rounded {
+            Some(rounded) if self.count() > 0 => cast_into(rounded, &self.values),
+            _ => Ok(()),
+        }
+    }
+
+    /// Values `start..start+count` in the format that products take.
+    pub fn multiplied(&self, start: usize, count: usize) -> Result<Tensor> {
+        Ok(self.rounded.as_ref().unwrap_or(&self.values).narrow(0, start, count)?)
     }
 
     pub fn zero_gradients(&self) -> Result<()> {
@@ -138,6 +160,8 @@ fn view(flat: &Tensor, entry: &Parameter) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Device;
+
     use crate::ops::storage::{update, values};
 
     #[test]

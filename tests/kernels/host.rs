@@ -21,6 +21,9 @@ type Entry = unsafe extern "C" fn(*const u32, *const u32, u32, *mut *mut c_void,
 /// Kernels built for the host.
 pub struct Host {
     library: Library,
+    /// The file that was loaded.
+    #[allow(dead_code)] // the GPU tests look at it
+    pub object: PathBuf,
 }
 
 impl Host {
@@ -104,7 +107,7 @@ impl Host {
         }
         // SAFETY: the object was built from our sources, which have no initialisers with side effects.
         let library = unsafe { Library::new(&object) }.expect("the kernels can be loaded");
-        Host { library }
+        Host { library, object }
     }
 
     /// Runs the case in all orders and checks it.

@@ -11,6 +11,7 @@ use candle_core::{DType, Device};
 
 use super::cublaslt::Blas;
 use super::driver::explain;
+use super::dropout::LastNames;
 use super::failed;
 use crate::error::{Error, Result};
 use crate::ops::launch::Launch;
@@ -31,6 +32,7 @@ pub struct Gpu {
     modules: Vec<sys::CUmodule>,
     functions: Mutex<HashMap<String, Function>>,
     pub(super) blas: Mutex<Option<Blas>>,
+    pub(super) names: Mutex<Option<LastNames>>,
 }
 
 // SAFETY: streams, modules and functions are handles that the driver lets every thread use once the context is bound to
@@ -66,6 +68,7 @@ impl Gpu {
             modules,
             functions: Mutex::default(),
             blas: Mutex::default(),
+            names: Mutex::default(),
         });
         write(&OPEN).push((device.id(), gpu.clone()));
         Ok(gpu)
@@ -169,6 +172,11 @@ pub struct Call<'a> {
 impl Call<'_> {
     pub fn arg(mut self, value: impl Argument) -> Self {
         self.cells.push(value.cell());
+        self
+    }
+
+    pub fn args(mut self, values: [u64; 2]) -> Self {
+        self.cells.extend(values);
         self
     }
 

@@ -5,13 +5,14 @@ use candle_core::cuda_backend::cudarc::driver::result::{self, DriverError};
 use candle_core::cuda_backend::cudarc::driver::sys::{CUdeviceptr, CUresult};
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr, DeviceRepr};
 use candle_core::op::BackpropOp;
-use candle_core::{CudaStorage, DType, Layout, Shape, Storage, StorageRef, Tensor};
+use candle_core::{CudaStorage, DType, Device, Layout, Shape, Storage, StorageRef, Tensor};
 use half::{bf16, f16};
 
 use super::driver::explain;
 use super::failed;
 use super::gpu::{Argument, Gpu};
 use crate::error::{Error, Result};
+use crate::ops::storage::values;
 
 /// A tensor's place in the GPU's memory, held as long as this lives.
 ///
@@ -159,6 +160,13 @@ pub fn from_host(tensor: &Tensor, values: &[f32]) -> Result<()> {
         ),
         other => Err(failed("f32 is needed", format!("{other:?}"))),
     }
+}
+
+/// A copy of a CPU tensor on the GPU, rounded to `dtype`.
+pub fn sent(here: &Tensor, device: &Device, dtype: DType) -> Result<Tensor> {
+    let there = Output::new(&*Gpu::of(device)?, here.elem_count(), dtype)?.into_tensor(here.shape());
+    from_host(&there, &values(here)?)?;
+    Ok(there)
 }
 
 /// A tensor of `values` on the GPU.

@@ -3,15 +3,26 @@
 //! All work goes to the one stream of the device, so its order is the program's order; memory is freed in that order, too.
 //! None of candle's own kernels is used: they are compiled when they are first called, which takes seconds.
 
+pub mod attention;
+mod attention_gradients;
 pub mod cublaslt;
 pub mod driver;
+pub mod dropout;
+pub mod elementwise;
 pub mod gpu;
+pub mod layer_norm;
+pub mod matmul;
 pub mod memory;
+pub mod step;
+pub mod tokens;
 
 pub use gpu::Gpu;
-pub use memory::{Operand, Output, operand};
+pub use memory::{Operand, Output};
 
 use crate::error::Error;
+
+/// The null pointer: an operand that a kernel can do without.
+const NULL: u64 = 0;
 
 /// A failure of one of CUDA's libraries.
 pub(crate) fn failed(what: impl std::fmt::Display, cause: impl std::fmt::Display) -> Error {

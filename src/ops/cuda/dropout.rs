@@ -1,0 +1,110 @@
+//! The CUDA side of ops::dropout (kernels/dropout.cu).
+
+use candle_core::{DType, Tensor};
+
+use super::memory::{Operand, contiguous, operand, uploaded};
+use super::{Gpu, Output, failed};
+use crate::error::Result;
+use crate::ops::dropout::{Dropout, DropoutNames};
+use crate::ops::launch;
+use crate::rng::Purpose;
+
+pub fn dropout(x_bsd: &Tensor, dropout: Dropout, names: &DropoutNames) -> Result<Tensor> {
+    let gpu = Gpu::of(x_bsd.device())?;
+    let x = operand(x_bsd)?;
+    let (b, s, d) = x_bsd.dims3()?;
+    let y = Output::new(&gpu, b * s * d, x.dtype)?;
+    mask("dropout", &gpu, y.address(), x.address(), x_bsd, &x, dropout, names)?;
+    Ok(y.into_tensor((b, s, d)))
+}
+
+pub fn add_dropped(dx_bsd: &Tensor, dy_bsd: &Tensor, dropout: Dropout, names: &DropoutNames) -> Result<()> {
+    let gpu = Gpu::of(dx_bsd.device())?;
+    let (dx, dy) = (operand(dx_bsd)?, contiguous(dy_bsd)?);
+    if dy_bsd.elem_count() != dx_bsd.elem_count() || dy.dtype != dx.dtype {
+        return Err(failed(
+            "add_dropped",
+            format!("{:?} to {:?}", dy_bsd.shape(), dx_bsd.shape()),
+        ));
+    }
+    mask(
+        "add_dropped",
+        &gpu,
+        dx.address(),
+        dy.address(),
+        dx_bsd,
+        &dx,
+        dropout,
+        names,
+    )
+}
+
+/// Calls either kernel; `apart` is the operand whose images may lie apart.
+#[allow(clippy::too_many_arguments)]
+fn mask(
+    kernel: &str,
+    gpu: &Gpu,
+    to: u64,
+    from: u64,
+    apart: &Tensor,
+    apart_at: &Operand,
+    dropout: Dropout,
+    names: &DropoutNames,
+) -> Result<()> {
+    let (b, s, d) = apart.dims3()?;
+    let dense = apart.stride()[2] == 1 && (s == 1 || apart.stride()[1] == d);
+    if names.samples.len() != b || !dense {
+        return Err(failed(
+            kernel,
+            format!("{:?} for {} samples", apart.layout(), names.samples.len()),
+        ));
+    }
+    let (block, stride) = (s * d, if b == 1 { s * d } else { apart.stride()[0] });
+    let (samples, epoch) = gpu.dropout_names(names)?;
+    let (samples, epoch) = (operand(&samples)?, operand(&epoch)?);
+    let threshold = (dropout.probability * 65536.0).round() as u32;
+    let keep = (1.0 / (1.0 - dropout.probability)) as f32;
+    let call = gpu
+        .kernel(kernel, apart_at.dtype)?
+        .arg(to)
+        .arg(from)
+        .arg(samples.address())
+        .arg(epoch.address());
+    let call = call.arg(names.seed).arg(Purpose::Dropout(dropout.module).code());
+    let call = call.arg(threshold).arg(keep).arg(block as u64).arg(stride as u64);
+    // SAFETY: dropout_T(y, x, …) or add_dropped_T(dx, dy, …), both (…, samples, epoch, seed, purpose, threshold, keep,
+    // block, stride), on b images.
+    unsafe { call.launch(launch::dropout(b, block)) }
+}
+
+impl Gpu {
+    /// The names on the device; uploaded once for all layers of a micro-batch.
+    fn dropout_names(&self, names: &DropoutNames) -> Result<(Tensor, Tensor)> {
+        let mut last = self.names.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(last) = last
+            .as_ref()
+            .filter(|last| last.samples == names.samples && last.epoch == names.epoch)
+        {
+            return Ok(last.on_device.clone());
+        }
+        // There is no dtype of 64 unsigned bits: their bytes.
+        let bytes: Vec<u8> = names.samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+        let on_device = (
+            uploaded(self, &bytes, DType::U8)?.into_tensor(bytes.len()),
+            uploaded(self, &[names.epoch], DType::U32)?.into_tensor(1),
+        );
+        *last = Some(LastNames {
+            samples: names.samples.to_vec(),
+            epoch: names.epoch,
+            on_device: on_device.clone(),
+        });
+        Ok(on_device)
+    }
+}
+
+/// What was uploaded last.
+pub(super) struct LastNames {
+    samples: Vec<u64>,
+    epoch: u32,
+    on_device: (Tensor, Tensor),
+}

@@ -1,0 +1,213 @@
+// A stand-in for libcuda.so.1 on machines without a GPU, for the tests: the part of the driver's interface that dtrain uses,
+// over ordinary memory, with kernels that were built for the host (kernels/host.h).
+//
+// So the whole CUDA side runs as it is shipped: finding kernels by name, their arguments and launch shapes, memory, streams.
+// Everything is done at once, so what it cannot show is work that is ordered wrongly. Fresh memory holds 0xff, which reads
+// as NaN; every block has guards, and a kernel that writes past its operands ends the program with a message.
+//
+//   DTRAIN_STAND_IN_KERNELS   the shared object with the kernels
+//   DTRAIN_STAND_IN_GPUS      how many GPUs there seem to be (1)
+//   DTRAIN_STAND_IN_VERSION   the CUDA version that the driver serves (99000)
+//   DTRAIN_STAND_IN_BYTES     memory of a GPU (1 GiB)
+
+#include <atomic>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <dlfcn.h>
+#include <map>
+#include <mutex>
+#include <string>
+
+#define API extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, NOT_FOUND = 500, LAUNCH_FAILED = 719 };
+
+constexpr size_t GUARD = 256;
+constexpr unsigned char GUARD_BYTE = 0xa5;
+
+std::mutex lock;
+std::map<uintptr_t, size_t> blocks;
+size_t used = 0;
+__thread void *current = nullptr;
+
+long setting(const char *name, long otherwise) {
+    const char *text = getenv(name);
+    return text ? atol(text) : otherwise;
+}
+
+[[noreturn]] void die(const char *what) {
+    fprintf(stderr, "stand-in GPU: %s\n", what);
+    abort();
+}
+
+void *kernels() {
+    static void *library = [] {
+        const char *path = getenv("DTRAIN_STAND_IN_KERNELS");
+        void *opened = path ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : nullptr;
+        if (!opened) die(path ? dlerror() : "DTRAIN_STAND_IN_KERNELS is not set");
+        return opened;
+    }();
+    return library;
+}
+
+void check_guards(uintptr_t at, size_t bytes) {
+    auto *end = reinterpret_cast<unsigned char *>(at + bytes), *start = reinterpret_cast<unsigned char *>(at) - GUARD;
+    for (size_t i = 0; i < GUARD; i++) {
+        if (start[i] != GUARD_BYTE) die("memory before a block was written");
+        if (end[i] != GUARD_BYTE) die("memory behind a block was written");
+    }
+}
+
+int allocate(uint64_t *address, size_t bytes) {
+    if (bytes == 0) return INVALID_VALUE;
+    std::lock_guard<std::mutex> held(lock);
+    if (used + bytes > size_t(setting("DTRAIN_STAND_IN_BYTES", 1l << 30))) return OUT_OF_MEMORY;
+    auto *all = static_cast<unsigned char *>(aligned_alloc(GUARD, (bytes + 3 * GUARD - 1) / GUARD * GUARD));
+    if (!all) return OUT_OF_MEMORY;
+    memset(all, GUARD_BYTE, GUARD);
+    memset(all + GUARD, 0xff, bytes);
+    memset(all + GUARD + bytes, GUARD_BYTE, GUARD);
+    *address = reinterpret_cast<uintptr_t>(all + GUARD);
+    blocks[*address] = bytes;
+    used += bytes;
+    return OK;
+}
+
+int release(uint64_t address) {
+    std::lock_guard<std::mutex> held(lock);
+    auto block = blocks.find(address);
+    if (block == blocks.end()) return INVALID_VALUE;
+    check_guards(block->first, block->second);
+    used -= block->second;
+    free(reinterpret_cast<void *>(address - GUARD));
+    blocks.erase(block);
+    return OK;
+}
+
+// Do `bytes` from `address` on lie in one block?
+bool is_owned(uint64_t address, size_t bytes) {
+    std::lock_guard<std::mutex> held(lock);
+    auto block = blocks.upper_bound(address);
+    if (block == blocks.begin()) return false;
+    --block;
+    return address + bytes <= block->first + block->second;
+}
+
+void all_guards() {
+    std::lock_guard<std::mutex> held(lock);
+    for (auto &block : blocks) check_guards(block.first, block.second);
+}
+
+} // namespace
+
+using Call = const char *(*)(const unsigned *, const unsigned *, unsigned, void **, unsigned);
+
+API int cuInit(unsigned) { return setting("DTRAIN_STAND_IN_GPUS", 1) > 0 ? OK : NO_DEVICE; }
+API int cuDriverGetVersion(int *version) { return *version = int(setting("DTRAIN_STAND_IN_VERSION", 99000)), OK; }
+API int cuDeviceGetCount(int *count) { return *count = int(setting("DTRAIN_STAND_IN_GPUS", 1)), OK; }
+API int cuDeviceGet(int *device, int ordinal) {
+    return *device = ordinal, ordinal < setting("DTRAIN_STAND_IN_GPUS", 1) ? OK : 101;
+}
+API int cuDeviceGetName(char *name, int length, int) { return snprintf(name, size_t(length), "stand-in GPU"), OK; }
+API int cuDeviceGetUuid_v2(unsigned char *uuid, int device) {
+    memset(uuid, 0, 16);
+    uuid[15] = (unsigned char)device;
+    return OK;
+}
+API int cuDeviceGetUuid(unsigned char *uuid, int device) { return cuDeviceGetUuid_v2(uuid, device); }
+API int cuDeviceGetAttribute(int *value, int attribute, int) {
+    switch (attribute) {
+    case 75: *value = 9; break;   // compute capability, major
+    case 76: *value = 0; break;   // minor
+    case 115: *value = 1; break;  // memory pools
+    case 16: *value = 132; break; // multiprocessors
+    default: *value = 1;
+    }
+    return OK;
+}
+API int cuDevicePrimaryCtxRetain(void **context, int device) {
+    return *context = reinterpret_cast<void *>(uintptr_t(0x1000 + device)), OK;
+}
+API int cuDevicePrimaryCtxRelease_v2(int) { return OK; }
+API int cuCtxGetCurrent(void **context) { return *context = current, OK; }
+API int cuCtxSetCurrent(void *context) { return current = context, OK; }
+API int cuCtxSynchronize() { return all_guards(), OK; }
+API int cuStreamCreate(void **stream, unsigned) { return *stream = malloc(1), OK; }
+API int cuStreamDestroy_v2(void *stream) { return free(stream), OK; }
+API int cuStreamSynchronize(void *) { return all_guards(), OK; }
+API int cuStreamWaitEvent(void *, void *, unsigned) { return OK; }
+API int cuStreamIsCapturing(void *, int *status) { return *status = 0, OK; }
+API int cuEventCreate(void **event, unsigned) { return *event = malloc(1), OK; }
+API int cuEventDestroy_v2(void *event) { return free(event), OK; }
+API int cuEventRecord(void *, void *) { return OK; }
+API int cuEventQuery(void *) { return OK; }
+API int cuEventSynchronize(void *) { return OK; }
+API int cuDeviceGetDefaultMemPool(void **pool, int) { return *pool = nullptr, OK; }
+API int cuMemPoolSetAttribute(void *, int, void *) { return OK; }
+API int cuMemGetInfo_v2(size_t *left, size_t *total) {
+    std::lock_guard<std::mutex> held(lock);
+    *total = size_t(setting("DTRAIN_STAND_IN_BYTES", 1l << 30));
+    *left = *total - used;
+    return OK;
+}
+API int cuMemAllocAsync(uint64_t *address, size_t bytes, void *) { return allocate(address, bytes); }
+API int cuMemAlloc_v2(uint64_t *address, size_t bytes) { return allocate(address, bytes); }
+API int cuMemFreeAsync(uint64_t address, void *) { return release(address); }
+API int cuMemFree_v2(uint64_t address) { return release(address); }
+API int cuMemHostAlloc(void **address, size_t bytes, unsigned) { return *address = malloc(bytes), OK; }
+API int cuMemFreeHost(void *address) { return free(address), OK; }
+API int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *) {
+    if (!is_owned(to, bytes)) return INVALID_VALUE;
+    return memcpy(reinterpret_cast<void *>(to), from, bytes), OK;
+}
+API int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *) {
+    if (!is_owned(from, bytes)) return INVALID_VALUE;
+    return memcpy(to, reinterpret_cast<void *>(from), bytes), OK;
+}
+API int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *) {
+    if (!is_owned(from, bytes) || !is_owned(to, bytes)) return INVALID_VALUE;
+    return memmove(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), bytes), OK;
+}
+API int cuMemsetD8Async(uint64_t to, unsigned char byte, size_t bytes, void *) {
+    if (!is_owned(to, bytes)) return INVALID_VALUE;
+    return memset(reinterpret_cast<void *>(to), byte, bytes), OK;
+}
+API int cuMemsetD8_v2(uint64_t to, unsigned char byte, size_t bytes) { return cuMemsetD8Async(to, byte, bytes, nullptr); }
+
+// Every image is the same to it: all kernels are in one shared object. candle's PTX (it is text) has none of them.
+API int cuModuleLoadData(void **module, const void *image) {
+    bool is_text = memcmp(image, "//", 2) == 0 || memcmp(image, "\n", 1) == 0 || memcmp(image, ".version", 8) == 0;
+    return *module = reinterpret_cast<void *>(uintptr_t(is_text ? 2 : 1)), OK;
+}
+API int cuModuleUnload(void *) { return OK; }
+API int cuModuleGetFunction(void **function, void *module, const char *name) {
+    std::string symbol = std::string(name) + "_host";
+    *function = module == reinterpret_cast<void *>(uintptr_t(1)) ? dlsym(kernels(), symbol.c_str()) : nullptr;
+    return *function ? OK : NOT_FOUND;
+}
+API int cuFuncSetAttribute(void *, int, int value) { return value <= 227 << 10 ? OK : INVALID_VALUE; }
+API int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                       unsigned shared, void *, void **arguments, void **) {
+    unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
+    if (gx * gy * gz == 0 || bx * by * bz == 0 || bx * by * bz > 1024) return INVALID_VALUE;
+    const char *problem = reinterpret_cast<Call>(function)(grid, block, shared, arguments, 0);
+    if (problem) fprintf(stderr, "stand-in GPU: %s\n", problem);
+    return problem ? LAUNCH_FAILED : OK;
+}
+
+API int cuGetErrorString(int error, const char **text) {
+    switch (error) {
+    case INVALID_VALUE: *text = "invalid argument"; break;
+    case OUT_OF_MEMORY: *text = "out of memory"; break;
+    case NO_DEVICE: *text = "no CUDA-capable device is detected"; break;
+    case NOT_FOUND: *text = "named symbol not found"; break;
+    case LAUNCH_FAILED: *text = "unspecified launch failure"; break;
+    default: *text = "some error"; break;
+    }
+    return OK;
+}
+API int cuGetErrorName(int error, const char **text) { return cuGetErrorString(error, text); }
