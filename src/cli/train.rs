@@ -9,7 +9,7 @@ use super::run::{Decided, Facts, decide};
 use super::{cores, failed, say};
 use crate::collective::{Collective, job, with_devices};
 use crate::error::{Error, Result};
-use crate::ops::device::{NodeRank, open};
+use crate::ops::device::{NodeRank, Placement, open};
 use crate::recipe::Recipe;
 use crate::train::{self, Inputs, Splits};
 
@@ -51,7 +51,7 @@ pub fn carry_out(recipe: Recipe, depth: Depth, collective: &Arc<dyn Collective>)
     };
     let Decided { run, notes } = decide(recipe, &facts, opened.device)?;
     start_threads(run.threads)?;
-    let inputs = Inputs::open(&run.recipe, splits, &run.device)?;
+    let inputs = Inputs::open(&run.recipe, splits, Placement::new(&run.device, run.precision))?;
     if collective.rank() == 0 {
         say(&Preflight::new(&run, &inputs, &opened.note, &notes).to_string());
     }

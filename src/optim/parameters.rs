@@ -130,10 +130,20 @@ impl Parameters {
     ///
     /// The factor is min(1, max/(norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ has it. `max_norm` = 0 only measures.
     pub fn clip_gradients(&self, max_norm: f64) -> Result<f64> {
-        let norm = reduce::sum_of_squares(&self.gradients)?.sqrt();
-        let factor = (max_norm / (norm + 1e-6)).min(1.0);
-        if max_norm > 0.0 && factor < 1.0 {
-            reduce::scale(&self.gradients, factor as f32)?;
+        self.unscale_and_clip_gradients(1.0, max_norm)
+    }
+
+    /// The same for gradients of a loss that was multiplied by `loss_scale`; the norm is that of the gradients without it.
+    /// If it is infinite or NaN, the gradients are left as they are.
+    pub fn unscale_and_clip_gradients(&self, loss_scale: f64, max_norm: f64) -> Result<f64> {
+        let norm = reduce::sum_of_squares(&self.gradients)?.sqrt() / loss_scale;
+        let clip = match max_norm > 0.0 {
+            true => (max_norm / (norm + 1e-6)).min(1.0),
+            false => 1.0,
+        };
+        let factor = (clip / loss_scale) as f32;
+        if norm.is_finite() && factor != 1.0 {
+            reduce::scale(&self.gradients, factor)?;
         }
         Ok(norm)
     }
@@ -178,6 +188,16 @@ mod tests {
         assert_eq!(values(&parameters.gradients).unwrap()[6..], [3.0, 0.0, 0.0, 4.0]);
         assert_eq!(parameters.clip_gradients(1.0).unwrap(), 5.0);
         assert!((parameters.clip_gradients(0.0).unwrap() - 1.0).abs() < 1e-6);
+        parameters.zero_gradients().unwrap();
+        update(&parameters.gradient(1).unwrap(), |g| {
+            g.copy_from_slice(&[3072.0, 4096.0])
+        })
+        .unwrap();
+        assert_eq!(parameters.unscale_and_clip_gradients(1024.0, 0.0).unwrap(), 5.0);
+        assert_eq!(values(&parameters.gradients).unwrap()[6..8], [3.0, 4.0]);
+        update(&parameters.gradient(0).unwrap(), |g| g[0] = f32::INFINITY).unwrap();
+        assert!(!parameters.unscale_and_clip_gradients(1024.0, 1.0).unwrap().is_finite());
+        assert_eq!(values(&parameters.gradients).unwrap()[6..8], [3.0, 4.0]);
         parameters.zero_gradients().unwrap();
         assert_eq!(parameters.clip_gradients(1.0).unwrap(), 0.0);
     }

@@ -16,13 +16,14 @@ use crate::data::{Dataset, Loader, LoaderConfig, Order, Plan, Transform};
 use crate::error::Result;
 use crate::model::Vit;
 use crate::ops::storage;
-use crate::optim::{AdamW, AdamWConfig, LearningRate};
-use crate::recipe::{Recipe, TransformKind};
+use crate::optim::{AdamW, AdamWConfig, GradScaler, LearningRate};
+use crate::recipe::{Precision, Recipe, TransformKind};
 use crate::report::{Progress, Stages, TrainerState};
 
 /// Where a run begins: at nothing, or after a checkpoint's step.
 struct Start {
     optimizer: AdamW,
+    scaler: Option<GradScaler>,
     state: TrainerState,
     losses: LossSums,
     seconds_before: f64,
@@ -50,6 +51,7 @@ impl<'a> Trainer<'a> {
         agree(recipe, &splits.train, &model, collective)?;
         let Start {
             optimizer,
+            scaler,
             state,
             losses,
             seconds_before,
@@ -82,6 +84,7 @@ impl<'a> Trainer<'a> {
             run,
             collective,
             optimizer,
+            scaler,
             plan,
             rate: LearningRate {
                 peak: recipe.learning_rate,
@@ -99,6 +102,7 @@ impl<'a> Trainer<'a> {
             progress,
             stages: Stages::begin(),
             begun: Instant::now(),
+            norm: 0.0,
             seconds_before,
             classes: splits.train.classes().to_vec(),
             model,
@@ -131,6 +135,7 @@ fn start(run: &Run, model: &Vit, classes: &[String], collective: &dyn Collective
     };
     let mut start = Start {
         optimizer: AdamW::new(parameters, config)?,
+        scaler: (run.precision == Precision::Fp16).then(GradScaler::new),
         state: new_state(run),
         losses: LossSums::default(),
         seconds_before: 0.0,
@@ -156,6 +161,7 @@ fn start(run: &Run, model: &Vit, classes: &[String], collective: &dyn Collective
         v.copy_from_slice(&resumed.buffers.second_moments)
     })?;
     let Position {
+        scaler,
         optimizer_steps,
         seconds,
         losses,
@@ -163,6 +169,9 @@ fn start(run: &Run, model: &Vit, classes: &[String], collective: &dyn Collective
         ..
     } = resumed.position;
     optimizer.steps = optimizer_steps;
+    if start.scaler.is_some() {
+        start.scaler = scaler.or(start.scaler);
+    }
     start.state = continued(start.state, state);
     start.losses = losses;
     start.seconds_before = seconds;

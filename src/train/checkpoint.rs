@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{kept, whole};
 use crate::error::{Error, IoContext, Result};
 use crate::model::weights;
-use crate::optim::{AdamW, Parameters};
+use crate::optim::{AdamW, GradScaler, Parameters};
 use crate::recipe::Recipe;
 use crate::report::TrainerState;
 
@@ -31,6 +31,8 @@ pub struct Position {
     pub train_samples: usize,
     /// Updates that the optimizer did: fewer than steps where a step had no readable image.
     pub optimizer_steps: u64,
+    /// The loss scale of a run in fp16.
+    pub scaler: Option<GradScaler>,
     /// Time spent on training so far.
     pub seconds: f64,
     pub losses: LossSums,
@@ -186,6 +188,7 @@ mod tests {
             global_batch: 32,
             train_samples: 800,
             optimizer_steps: step,
+            scaler: (step == 7).then(GradScaler::new),
             losses: LossSums {
                 since_log: 0.1 + 0.2,
                 steps_since_log: 3,

@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use candle_core::Device;
-
 use crate::data::{Columns, Dataset, Preprocessor, TestSize};
 use crate::error::{Error, Result};
 use crate::model::{LoadReport, LoraConfig, Training, Vit};
+use crate::ops::device::Placement;
 use crate::recipe::{Method, Recipe};
 
 /// The training and validation samples of a recipe.
@@ -68,7 +67,7 @@ impl Splits {
 
 impl Inputs {
     /// Errors: the model or adapter is missing or does not fit.
-    pub fn open(recipe: &Recipe, splits: Splits, device: &Device) -> Result<Inputs> {
+    pub fn open(recipe: &Recipe, splits: Splits, placement: impl Into<Placement>) -> Result<Inputs> {
         let path = Path::new(&recipe.model);
         let preprocessor = Preprocessor::read(path)?;
         let training = match (recipe.method, &recipe.adapter) {
@@ -85,7 +84,7 @@ impl Inputs {
                 &recipe.lora_target_modules,
             )?),
         };
-        let (mut model, report) = Vit::load(path, splits.train.classes(), &training, recipe.seed, device)?;
+        let (mut model, report) = Vit::load(path, splits.train.classes(), &training, recipe.seed, placement)?;
         let mut loaded = vec![report];
         if let (Method::Lora, Some(adapter)) = (recipe.method, &recipe.adapter) {
             loaded.push(model.load_adapter(adapter)?);

@@ -70,6 +70,7 @@ impl Trainer<'_> {
             global_batch: self.plan.global_batch(),
             train_samples: self.plan.samples,
             optimizer_steps: self.optimizer.steps,
+            scaler: self.scaler,
             seconds: self.seconds(),
             losses: self.losses,
             classes: self.classes.clone(),

@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::model::{DropoutNames, Vit};
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce;
-use crate::optim::{AdamW, LearningRate};
+use crate::optim::{AdamW, GradScaler, Gradients, LearningRate};
 use crate::report::{EvaluationEntry, LogEntry, LossEntry, Now, Progress, Stage, Stages, TrainerState};
 
 /// A run between two optimizer steps.
@@ -30,6 +30,8 @@ pub struct Trainer<'a> {
     pub(super) preprocessor: Preprocessor,
     pub(super) classes: Vec<String>,
     pub(super) optimizer: AdamW,
+    /// Only fp16 needs one.
+    pub(super) scaler: Option<GradScaler>,
     pub(super) plan: Plan,
     pub(super) rate: LearningRate,
     pub(super) loader: Loader,
@@ -42,6 +44,8 @@ pub struct Trainer<'a> {
     pub(super) progress: Progress,
     pub(super) stages: Stages,
     pub(super) begun: Instant,
+    /// Of the last gradient that was a number.
+    pub(super) norm: f64,
     /// Spent before the checkpoint that the run was resumed from.
     pub(super) seconds_before: f64,
 }
@@ -49,7 +53,8 @@ pub struct Trainer<'a> {
 /// What a step did.
 struct Done {
     learning_rate: f64,
-    /// Mean over the step's samples, and the gradient's norm before clipping; None if no image could be read.
+    /// Mean over the step's samples, and the gradient's norm before clipping (of the last step that had one, if this one
+    /// overflowed); None if no image could be read.
     result: Option<(f64, f64)>,
     images: usize,
     /// Some rank was asked to stop.
@@ -102,7 +107,7 @@ impl<'a> Trainer<'a> {
             let logits_bc = self
                 .stages
                 .time(Stage::Forward, || self.model.forward(&pixels_bchw, Some(&dropout)))?;
-            let scale = 1.0 / planned as f64;
+            let scale = self.loss_scale() / planned as f64;
             let entropy = cross_entropy(&logits_bc, &batch.labels, recipe.label_smoothing_factor, scale)?;
             health::finite_loss(entropy.sum_loss, step, self.collective, &batch.samples)?;
             self.stages
@@ -119,7 +124,7 @@ impl<'a> Trainer<'a> {
             self.collective.sum_f64(&mut sums)
         })?;
         let [loss, images, stop] = sums;
-        let learning_rate = self.rate.at(step);
+        let learning_rate = self.rate.at(step - self.scaler.map_or(0, |scaler| scaler.skipped()));
         let mut done = Done {
             learning_rate,
             result: None,
@@ -131,22 +136,54 @@ impl<'a> Trainer<'a> {
                 .tell(self.collective, "training", &self.loader.bad_images())?;
         }
         if done.images > 0 {
-            let norm = self.stages.time(Stage::Optimizer, || -> Result<f64> {
-                if done.images < planned {
-                    reduce::scale(&parameters.gradients, (planned as f64 / images) as f32)?;
-                }
-                let norm = parameters.clip_gradients(recipe.max_grad_norm)?;
-                health::finite_norm(norm, step)?;
+            let begun = Instant::now();
+            if done.images < planned {
+                reduce::scale(&parameters.gradients, (planned as f64 / images) as f32)?;
+            }
+            let norm = parameters.unscale_and_clip_gradients(self.loss_scale(), recipe.max_grad_norm)?;
+            if self.counts(norm)? {
+                let parameters = self.model.parameters();
                 if !self.audit.is_done() {
                     self.audit.look(parameters, step)?;
                 }
                 self.optimizer.step(parameters, learning_rate)?;
-                parameters.zero_gradients()?;
-                Ok(norm)
-            })?;
-            done.result = Some((loss / images, norm));
+                self.norm = norm;
+            }
+            self.model.parameters().zero_gradients()?;
+            self.stages.add(Stage::Optimizer, begun.elapsed());
+            done.result = Some((loss / images, self.norm));
         }
         Ok(done)
+    }
+
+    /// What the loss is multiplied by.
+    fn loss_scale(&self) -> f64 {
+        self.scaler.map_or(1.0, |scaler| scaler.scale().into())
+    }
+
+    /// Is the step done, given the norm of its gradient? In fp16 one that overflowed is skipped, on all ranks, because they
+    /// hold the same sums; otherwise that is an error.
+    fn counts(&mut self, norm: f64) -> Result<bool> {
+        let step = self.state.global_step;
+        let Some(scaler) = &mut self.scaler else {
+            return health::finite_norm(norm, step).map(|()| true);
+        };
+        let gradients = match norm.is_finite() {
+            true => Gradients::Finite,
+            false => Gradients::Overflowed,
+        };
+        scaler.update(gradients);
+        if gradients == Gradients::Overflowed {
+            if scaler.has_collapsed() {
+                return health::finite_norm(norm, step).map(|()| true);
+            }
+            self.progress.say(&format!(
+                "step {} was skipped, its gradients overflowed fp16; the loss scale is now {}",
+                step + 1,
+                scaler.scale()
+            ));
+        }
+        Ok(gradients == Gradients::Finite)
     }
 
     fn record(&mut self, done: &Done) {

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use dtrain::ops::adamw::{AdamWStep, adamw};
+use candle_core::Device;
+use dtrain::ops::adamw::{AdamWStep, Decayed, adamw};
 use dtrain::ops::{launch, reduce};
 
 use super::case::{Arg, Case, Format, Tolerance};
@@ -116,7 +117,8 @@ fn step(format: Format, n: usize, before: Before, max_norm: f64, kind: Gradient)
             weight_decay: WEIGHT_DECAY,
             step: before.steps as u64 + 1,
         };
-        adamw(&pt, &gt, &mt, &vt, &decayed(n), constants).unwrap();
+        let decayed = Decayed::new(decayed(n), n, &Device::Cpu).unwrap();
+        adamw(&pt, &gt, &mt, &vt, &decayed, constants).unwrap();
     }
     // GradScaler's way.
     let (growth, backoff, interval) = GROWTH;

@@ -62,9 +62,18 @@ pub fn forward(operands: &Attention, shape: AttentionShape) -> Result<AttentionO
     let AttentionShape { b, heads, sq, s, e } = shape;
     let o = Output::new(&gpu, b * sq * given.width(), given.dtype())?;
     let log_sums = Output::new(&gpu, b * heads * sq, DType::F32)?;
-    let name = if given.is_tiled() { "attention_forward" } else { "attention_rows_forward" };
+    let name = if given.is_tiled() {
+        "attention_forward"
+    } else {
+        "attention_rows_forward"
+    };
     let call = gpu.kernel(name, given.dtype())?.arg(&o).arg(&log_sums);
-    let call = call.arg(&given.q).arg(&given.k).arg(&given.v).args(given.q_strides).args(given.kv_strides);
+    let call = call
+        .arg(&given.q)
+        .arg(&given.k)
+        .arg(&given.v)
+        .args(given.q_strides)
+        .args(given.kv_strides);
     let call = call.arg(sq as u32).arg(s as u32);
     // SAFETY: attention_forward_T(o, log_sums, q, k, v, q_image, q_token, kv_image, kv_token, sq, s, scale), and
     // attention_rows_forward_T, which takes e before the scale.
@@ -98,8 +107,18 @@ pub fn backward(
     if shape.sq == 1 {
         let call = gpu.kernel("attention_first_backward", given.dtype())?;
         let call = call.arg(to.q.address).arg(to.k_address()).arg(to.v.address);
-        let call = call.arg(&given.q).arg(&given.k).arg(&given.v).arg(&o).arg(&d_o).arg(&log_sums);
-        let call = call.arg(given.q_strides[0]).args(given.kv_strides).arg(to.q.strides[0]).args(to.v.strides);
+        let call = call
+            .arg(&given.q)
+            .arg(&given.k)
+            .arg(&given.v)
+            .arg(&o)
+            .arg(&d_o)
+            .arg(&log_sums);
+        let call = call
+            .arg(given.q_strides[0])
+            .args(given.kv_strides)
+            .arg(to.q.strides[0])
+            .args(to.v.strides);
         let call = call.arg(shape.s as u32).arg(shape.e as u32).arg(given.scale);
         // SAFETY: attention_first_backward_T(dq, dk, dv, q, k, v, o, do, log_sums, q_image, kv_image, kv_token, dq_image,
         // dkv_image, dkv_token, s, e, scale).
@@ -116,32 +135,49 @@ fn diagonal(given: &Given, o: &Operand, d_o: &Operand) -> Result<Output> {
     let AttentionShape { b, heads, sq, e, .. } = given.shape;
     let rows = b * heads * sq;
     let diagonal = Output::new(given.gpu, rows, DType::F32)?;
-    let call = given.gpu.kernel("attention_diagonal", given.dtype())?.arg(&diagonal).arg(o).arg(d_o);
+    let call = given
+        .gpu
+        .kernel("attention_diagonal", given.dtype())?
+        .arg(&diagonal)
+        .arg(o)
+        .arg(d_o);
     let call = call.arg(sq as u32).arg(heads as u32).arg(e as u32).arg(rows as u32);
     // SAFETY: attention_diagonal_T(diagonal, o, do, sq, heads, e, rows).
     unsafe { call.launch(given.shape.diagonal()) }?;
     Ok(diagonal)
 }
 
-fn backward_queries(
-    given: &Given,
-    to: &Gradients,
-    d_o: &Operand,
-    log_sums: &Operand,
-    diagonal: &Output,
-) -> Result<()> {
+fn backward_queries(given: &Given, to: &Gradients, d_o: &Operand, log_sums: &Operand, diagonal: &Output) -> Result<()> {
     let AttentionShape { sq, s, e, .. } = given.shape;
     let tiled = given.is_tiled();
-    let name = if tiled { "attention_backward_q" } else { "attention_rows_backward_q" };
+    let name = if tiled {
+        "attention_backward_q"
+    } else {
+        "attention_rows_backward_q"
+    };
     let call = given.gpu.kernel(name, given.dtype())?.arg(to.q.address);
-    let call = call.arg(&given.q).arg(&given.k).arg(&given.v).arg(d_o).arg(log_sums).arg(diagonal);
-    let call = call.args(given.q_strides).args(given.kv_strides).args(to.q.strides).arg(sq as u32).arg(s as u32);
+    let call = call
+        .arg(&given.q)
+        .arg(&given.k)
+        .arg(&given.v)
+        .arg(d_o)
+        .arg(log_sums)
+        .arg(diagonal);
+    let call = call
+        .args(given.q_strides)
+        .args(given.kv_strides)
+        .args(to.q.strides)
+        .arg(sq as u32)
+        .arg(s as u32);
     // SAFETY: attention_backward_q_T(dq, q, k, v, do, log_sums, diagonal, q_image, q_token, kv_image, kv_token, dq_image,
     // dq_token, sq, s, scale), and attention_rows_backward_q_T, which takes e before the scale.
     unsafe {
         match tiled {
             true => call.arg(given.scale).launch(given.shape.queries_backward()),
-            false => call.arg(e as u32).arg(given.scale).launch(given.shape.rows_backward_q()),
+            false => call
+                .arg(e as u32)
+                .arg(given.scale)
+                .launch(given.shape.rows_backward_q()),
         }
     }
 }
@@ -149,16 +185,38 @@ fn backward_queries(
 fn backward_keys(given: &Given, to: &Gradients, d_o: &Operand, log_sums: &Operand, diagonal: &Output) -> Result<()> {
     let AttentionShape { sq, s, e, .. } = given.shape;
     let tiled = given.is_tiled();
-    let name = if tiled { "attention_backward_kv" } else { "attention_rows_backward_kv" };
-    let call = given.gpu.kernel(name, given.dtype())?.arg(to.k_address()).arg(to.v.address);
-    let call = call.arg(&given.q).arg(&given.k).arg(&given.v).arg(d_o).arg(log_sums).arg(diagonal);
-    let call = call.args(given.q_strides).args(given.kv_strides).args(to.v.strides).arg(sq as u32).arg(s as u32);
+    let name = if tiled {
+        "attention_backward_kv"
+    } else {
+        "attention_rows_backward_kv"
+    };
+    let call = given
+        .gpu
+        .kernel(name, given.dtype())?
+        .arg(to.k_address())
+        .arg(to.v.address);
+    let call = call
+        .arg(&given.q)
+        .arg(&given.k)
+        .arg(&given.v)
+        .arg(d_o)
+        .arg(log_sums)
+        .arg(diagonal);
+    let call = call
+        .args(given.q_strides)
+        .args(given.kv_strides)
+        .args(to.v.strides)
+        .arg(sq as u32)
+        .arg(s as u32);
     // SAFETY: attention_backward_kv_T(dk, dv, q, k, v, do, log_sums, diagonal, q_image, q_token, kv_image, kv_token,
     // dkv_image, dkv_token, sq, s, scale), and attention_rows_backward_kv_T, which takes e before the scale; dk may be null.
     unsafe {
         match tiled {
             true => call.arg(given.scale).launch(given.shape.keys_backward()),
-            false => call.arg(e as u32).arg(given.scale).launch(given.shape.rows_backward_kv()),
+            false => call
+                .arg(e as u32)
+                .arg(given.scale)
+                .launch(given.shape.rows_backward_kv()),
         }
     }
 }
