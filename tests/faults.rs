@@ -94,6 +94,30 @@ fn a_rank_that_is_killed_ends_the_job() {
 }
 
 #[test]
+fn a_rank_that_hangs_is_named() {
+    let place = Playground::new(24, 8);
+    let mut command = place.command(2, "run", &LONG);
+    command.env("DTRAIN_TIMEOUT", "4");
+    let child = spawn(command);
+    wait_for(&place.path("run/checkpoint-20"));
+    let ranks = ranks_of(child.id());
+    assert_eq!(ranks.len(), 2);
+    assert!(
+        Command::new("kill")
+            .args(["-STOP", &ranks[1]])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let ended = end_of(child);
+    assert_eq!(ended.code, Some(1), "{}", ended.text);
+    assert!(ended.text.contains("error on rank 0"), "{}", ended.text);
+    assert!(ended.text.contains("rank 1 ("), "{}", ended.text);
+    assert!(ended.text.contains("did not take part"), "{}", ended.text);
+    assert!(!ranks.iter().any(|rank| is_alive(rank)), "a rank is left");
+}
+
+#[test]
 fn an_image_that_must_be_readable_ends_the_job_with_its_name() {
     let place = Playground::new(24, 8);
     let picture = place.training_picture(10);

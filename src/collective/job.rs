@@ -34,11 +34,17 @@ pub fn job(body: impl FnOnce(&Arc<dyn Collective>) -> Result<()>) -> ExitCode {
             ExitCode::from(code_of(&error))
         }
         Err(error) => {
-            wait_for_lower_ranks(collective.rank());
-            eprintln!("error on {}: {error}", place(&*collective));
-            collective.abort(code_of(&error).into())
+            let code = last_words(collective.rank(), collective.world(), &error);
+            collective.abort(code)
         }
     }
+}
+
+/// Says what ends the job, unless a lower rank says it first; the exit code.
+pub(super) fn last_words(rank: usize, world: usize, error: &Error) -> i32 {
+    wait_for_lower_ranks(rank);
+    eprintln!("error on {}: {error}", place(rank, world));
+    code_of(error).into()
 }
 
 /// 75 says to batch systems that the same command, started again, goes on (EX_TEMPFAIL of sysexits.h).
@@ -59,7 +65,7 @@ pub fn host() -> String {
 }
 
 fn end_all_on_panic(collective: Arc<dyn Collective>) {
-    let place = place(&*collective);
+    let place = place(collective.rank(), collective.world());
     std::panic::set_hook(Box::new(move |panic| {
         if panic_becomes_an_error() {
             return;
@@ -86,6 +92,6 @@ fn wait_for_lower_ranks(rank: usize) {
     }
 }
 
-fn place(collective: &dyn Collective) -> String {
-    format!("rank {} of {} ({})", collective.rank(), collective.world(), host())
+fn place(rank: usize, world: usize) -> String {
+    format!("rank {rank} of {world} ({})", host())
 }

@@ -11,10 +11,15 @@ mod launcher;
 mod mpi;
 #[cfg(feature = "cuda")]
 mod nccl;
-// Its arithmetic is tested on machines without a GPU, too.
-#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
-mod nccl_wait;
+#[cfg(feature = "mpi")]
+mod roll_call;
 mod single;
+#[cfg(any(feature = "mpi", feature = "cuda"))]
+// NCCL's part of it is tested on machines without a GPU, too.
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+mod waiting;
+#[cfg(feature = "mpi")]
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -12,7 +12,7 @@ use candle_core::cuda_backend::cudarc::driver::{result as driver, sys as cuda};
 use candle_core::cuda_backend::cudarc::nccl::sys::{self, ncclResult_t as Code};
 use candle_core::{DType, Device, Tensor};
 
-use super::nccl_wait::{self, Waiting};
+use super::waiting::{self, Waiting};
 use super::{Collective, LocalRank};
 use crate::error::{Error, Result};
 use crate::ops::cuda::memory;
@@ -179,9 +179,9 @@ impl Nccl {
             }
             let asked = waiting.looks_around(Instant::now()) && self.control.given_up();
             if asked || waiting.is_over(Instant::now()) {
-                let silent = self.control.silent_ranks(nccl_wait::PATIENCE);
+                let silent = self.control.silent_ranks(waiting::PATIENCE);
                 self.abort_communicator();
-                return Err(nccl_wait::absent(
+                return Err(waiting::absent(
                     what,
                     waiting.since(Instant::now()),
                     &silent,
@@ -207,9 +207,9 @@ impl Nccl {
         let communicator = self.communicator().unwrap_or(std::ptr::null_mut());
         // SAFETY: both give a C string that lives on.
         let [kind, details] = unsafe { [sys::ncclGetErrorString(code), sys::ncclGetLastError(communicator)] }.map(text);
-        let silent = self.control.silent_ranks(nccl_wait::PATIENCE);
+        let silent = self.control.silent_ranks(waiting::PATIENCE);
         self.abort_communicator();
-        nccl_wait::broken(what, &kind, &details, &silent, &self.hosts)
+        waiting::broken(what, &kind, &details, &silent, &self.hosts)
     }
 
     fn abort_communicator(&self) {
@@ -288,7 +288,7 @@ impl Drop for Nccl {
         unsafe {
             let mut state = sys::ncclCommFinalize(communicator);
             let begun = Instant::now();
-            while state == Code::ncclInProgress && begun.elapsed() < nccl_wait::PATIENCE {
+            while state == Code::ncclInProgress && begun.elapsed() < waiting::PATIENCE {
                 std::thread::sleep(Duration::from_millis(1));
                 sys::ncclCommGetAsyncError(communicator, &mut state);
             }

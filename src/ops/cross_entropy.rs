@@ -44,8 +44,12 @@ pub fn cross_entropy(logits_bc: &Tensor, labels: &[u32], smoothing: f64, scale: 
         let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
         let total: f64 = row.iter().map(|x| (*x as f64 - largest).exp()).sum();
         let log_total = largest + total.ln();
-        let mean: f64 = row.iter().map(|x| *x as f64).sum::<f64>() / c as f64;
-        losses.push(log_total - (1.0 - smoothing) * row[label] as f64 - smoothing * mean);
+        let mut loss = log_total - (1.0 - smoothing) * row[label] as f64;
+        // A class that is impossible (-∞) costs nothing unless smoothing gives it a share.
+        if smoothing > 0.0 {
+            loss -= smoothing * row.iter().map(|x| *x as f64).sum::<f64>() / c as f64;
+        }
+        losses.push(loss);
         gradient.extend(row.iter().enumerate().map(|(class, x)| {
             let hit = if class == label { 1.0 - smoothing } else { 0.0 };
             (scale * ((*x as f64 - log_total).exp() - hit - smoothing / c as f64)) as f32
@@ -56,4 +60,18 @@ pub fn cross_entropy(logits_bc: &Tensor, labels: &[u32], smoothing: f64, scale: 
         losses,
         dlogits_bc: tensor(gradient, (b, c))?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_impossible_class_costs_nothing_without_smoothing() {
+        let logits = tensor(vec![1.0, f32::NEG_INFINITY, 1.0], (1, 3)).unwrap();
+        let plain = cross_entropy(&logits, &[0], 0.0, 1.0).unwrap();
+        assert!((plain.sum_loss - 2f64.ln()).abs() < 1e-12, "{}", plain.sum_loss);
+        assert_eq!(plain.dlogits_bc.to_vec2::<f32>().unwrap(), [[-0.5, 0.0, 0.5]]);
+        assert_eq!(cross_entropy(&logits, &[0], 0.1, 1.0).unwrap().sum_loss, f64::INFINITY);
+    }
 }

@@ -70,7 +70,8 @@ pub(crate) fn gelu_derivative(x: f32) -> f32 {
     let t = (inside * inside).mul_add(2.0 / (CUT * CUT), -1.0);
     let slope = inside.mul_add(polynomial(&B, t), 0.5);
     let tail = if x > 0.0 { 1.0 } else { 0.0 };
-    if x.abs() < CUT { slope } else { tail }
+    // A NaN stays one.
+    if x.abs() >= CUT { tail } else { slope }
 }
 
 /// eˣ for x ≤ 88, relative error below 2e-7; 0 below -87.
@@ -161,7 +162,7 @@ mod tests {
         assert_eq!(gelu(-40.0), 0.0);
         assert_eq!((gelu_derivative(40.0), gelu_derivative(-40.0)), (1.0, 0.0));
         assert_eq!((gelu(0.0), gelu_derivative(0.0)), (0.0, 0.5));
-        assert!(gelu(f32::NAN).is_nan());
+        assert!(gelu(f32::NAN).is_nan() && gelu_derivative(f32::NAN).is_nan());
     }
 
     #[test]

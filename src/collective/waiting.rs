@@ -1,4 +1,4 @@
-//! How a rank waits for the others in NCCL, and what it says when they do not come.
+//! How a rank waits for the others, in MPI as in NCCL, and what it says when they do not come.
 
 use std::time::{Duration, Instant};
 
@@ -20,13 +20,13 @@ pub struct Waiting {
 
 impl Waiting {
     pub fn begin(now: Instant) -> Self {
-        let limit = std::env::var("DTRAIN_NCCL_TIMEOUT")
+        let limit = std::env::var("DTRAIN_TIMEOUT")
             .ok()
             .and_then(|seconds| seconds.parse().ok());
         Waiting {
             begun: now,
             looked: now,
-            limit: Duration::from_secs(limit.unwrap_or(600)),
+            limit: Duration::from_secs(limit.unwrap_or(1800)),
             naps: 0,
         }
     }
@@ -70,7 +70,7 @@ pub fn absent(what: &str, waited: Duration, silent: &[usize], hosts: &[String]) 
                 names(silent, hosts)
             ),
         },
-        fix: "look at what that rank printed last; if it is only slow, raise DTRAIN_NCCL_TIMEOUT (seconds)".into(),
+        fix: "look at what that rank printed last; if it is only slow, raise DTRAIN_TIMEOUT (seconds)".into(),
     }
 }
 
@@ -121,6 +121,6 @@ mod tests {
         assert!(!waiting.looks_around(now + Duration::from_millis(100)));
         assert!(waiting.looks_around(now + Duration::from_millis(300)));
         assert!(!waiting.looks_around(now + Duration::from_millis(400)));
-        assert!(!waiting.is_over(now + Duration::from_secs(599)) && waiting.is_over(now + Duration::from_secs(600)));
+        assert!(!waiting.is_over(now + Duration::from_secs(1799)) && waiting.is_over(now + Duration::from_secs(1800)));
     }
 }
