@@ -4,6 +4,7 @@
 //! (`tests/structure.rs` holds it to that). ARCHITECTURE.md has the reasons.
 
 pub mod cli;
+pub mod bench;
 pub mod train;
 pub mod report;
 pub mod data;

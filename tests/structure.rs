@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Top to bottom: a module imports only from those after it. ARCHITECTURE.md has the reasons.
-const LAYERS: [&str; 12] = [
+const LAYERS: [&str; 13] = [
     "cli",
+    "bench",
     "train",
     "report",
     "data",

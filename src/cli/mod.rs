@@ -1,6 +1,7 @@
 //! What was typed becomes what was decided: one file a command.
 
 mod arguments;
+mod bench;
 mod cores;
 mod demo;
 mod memory;
@@ -54,6 +55,8 @@ enum Command {
     },
     /// Make a small dataset and a small pretrained model to try things out with
     Demo(demo::DemoArguments),
+    /// Measure the parts of a run on this machine
+    Bench(bench::BenchArguments),
 }
 
 /// The whole program: parses `std::env::args`, runs the command, prints an error on stderr.
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
         Some(Command::Train(arguments)) => return train::run(&arguments),
         Some(Command::Recipes { name }) => recipes::show(name.as_deref()).map(|text| say(&text)),
         Some(Command::Demo(arguments)) => return demo::run(&arguments),
+        Some(Command::Bench(arguments)) => return bench::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -62,7 +62,7 @@ pub fn carry_out(recipe: Recipe, depth: Depth, collective: &Arc<dyn Collective>)
 }
 
 /// Gives the pool that all operations share its size.
-fn start_threads(threads: usize) -> Result<()> {
+pub fn start_threads(threads: usize) -> Result<()> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
     pool.thread_name(|number| format!("compute {number}"))
         .build_global()
