@@ -54,6 +54,9 @@ struct Config {
     split_share: i32,
 }
 
+/// What ranks wait for, in messages.
+const SUM: &str = "the sum of gradients";
+
 const MAGIC: u32 = 0xcafe_beef;
 const UNDEFINED: i32 = i32::MIN;
 
@@ -128,7 +131,7 @@ impl Nccl {
                 self.stream as sys::cudaStream_t,
             )
         };
-        self.settle("ncclAllReduce", code)?;
+        self.settle(SUM, code)?;
         // SAFETY: as above; what is asked for on the device's stream from now on comes after the sum.
         unsafe {
             cuda::cuEventRecord(self.after, self.stream)
@@ -137,7 +140,7 @@ impl Nccl {
         }
         .map_err(|error| refused("ordering streams", &explain(error)))?;
         // SYNC: a rank that is lost would leave this one waiting in a call that nothing ends; here it looks around.
-        self.wait("the sum of gradients", || {
+        self.wait(SUM, || {
             // SAFETY: the event is alive.
             match unsafe { cuda::cuEventQuery(self.after) } {
                 cuda::CUresult::CUDA_SUCCESS => Ok(true),

@@ -6,11 +6,18 @@
 #[path = "../kernels/case.rs"]
 #[allow(dead_code)]
 mod case;
+#[path = "../common/mod.rs"]
+mod common;
 #[path = "../kernels/host.rs"]
 #[allow(dead_code)]
 mod host;
+mod models;
 mod ops;
 mod place;
+#[path = "../common/playground.rs"]
+mod playground;
+mod runs;
+mod trouble;
 
 use candle_core::{DType, Device, Tensor};
 use dtrain::ops::cast::{cast, sent};

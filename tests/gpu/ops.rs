@@ -4,6 +4,7 @@
 
 use candle_core::{DType, Tensor};
 use dtrain::ops::adamw::{AdamWStep, Decayed, adamw};
+use dtrain::ops::attention::{Attention, AttentionGradient, Wanted, attention, attention_backward};
 use dtrain::ops::cast::{cast, cast_into};
 use dtrain::ops::cross_entropy::cross_entropy;
 use dtrain::ops::dropout::{Dropout, DropoutNames, add_dropped, dropout};
@@ -109,6 +110,42 @@ fn products_are_the_cpus() {
         product_into(&x[0], Write::Replace, 1.0, Transposed(&x[1]), Rows(&x[2])).unwrap();
         vec![x[0].clone()]
     });
+}
+
+/// Head widths that have kernels of their own and others; all queries, or those of the first tokens only.
+#[test]
+fn attention_is_the_cpus() {
+    for (heads, e, s) in [(2, 64, 9), (3, 8, 17), (1, 64, 70)] {
+        let d = heads * e;
+        for queries in [s, 1] {
+            let shapes = [vec![2, s, 3 * d], vec![2, queries, d]];
+            let shapes = [&shapes[0][..], &shapes[1][..]];
+            let what = format!("attention of {heads} heads of {e}, {queries} of {s} tokens");
+            same(&what, &shapes, &[], |x| {
+                let part = |which: usize, tokens: usize| {
+                    let rows = x[0].narrow(1, 0, tokens).unwrap();
+                    rows.narrow(2, which * d, d).unwrap()
+                };
+                let (q, k, v) = (part(0, queries), part(1, s), part(2, s));
+                let operands = Attention {
+                    q_bqd: &q,
+                    k_bsd: &k,
+                    v_bsd: &v,
+                    heads,
+                };
+                let output = attention(&operands).unwrap();
+                let mut results = vec![output.o_bqd.clone(), output.log_sums_bhq.clone()];
+                for wanted in [Wanted::QueryKeyValue, Wanted::QueryValue] {
+                    results.extend(match attention_backward(&operands, &output, &x[1], wanted).unwrap() {
+                        AttentionGradient::Together { dqkv_bsd } => vec![dqkv_bsd],
+                        AttentionGradient::Apart { dq_bqd, dkv_bsd } => vec![dq_bqd, dkv_bsd],
+                        AttentionGradient::WithoutKey { dq_bqd, dv_bsd } => vec![dq_bqd, dv_bsd],
+                    });
+                }
+                results
+            });
+        }
+    }
 }
 
 #[test]
@@ -246,6 +283,7 @@ fn what_does_not_fit_is_refused() {
     assert!(layer_norm::layer_norm(&x, &x, &x, 1e-5).is_err());
     assert!(product(&x, &x).is_err());
     assert!(linear(&x, &there(&random(&[3, 6], 2, 1.0), DType::F16), None).is_err());
+    assert!(linear(&x, &there(&random(&[3, 6], 2, 1.0), DType::F32), Some(&x)).is_err());
     assert!(gelu::gelu(&x.t().unwrap()).is_err());
     assert!(residual::with_bias(&x.unsqueeze(0).unwrap().narrow(1, 1, 2).unwrap(), Some(&x)).is_err());
 }

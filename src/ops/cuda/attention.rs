@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor};
 
 use super::attention_gradients::Gradients;
 use super::memory::{Operand, contiguous, operand};
-use super::{Gpu, NULL, Output, failed};
+use super::{Gpu, Output, failed};
 use crate::error::Result;
 use crate::ops::attention::{Attention, AttentionGradient, AttentionOutput, Wanted};
 use crate::ops::launch::AttentionShape;

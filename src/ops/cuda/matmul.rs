@@ -20,6 +20,12 @@ pub fn linear(x_ni: &Tensor, w_oi: &Tensor, bias_o: Option<&Tensor>, residual_no
             format!("its bias is {:?}, the rest {dtype:?}", bias.dtype),
         ));
     }
+    if let Some(bias_o) = bias_o.filter(|bias_o| bias_o.elem_count() != w_oi.dims()[0]) {
+        return Err(failed(
+            "a product",
+            format!("a bias of {:?} with weights of {:?}", bias_o.shape(), w_oi.shape()),
+        ));
+    }
     let residual = residual_no.map(operand).transpose()?;
     let (a, b) = (matrix(&x, Form::of(x_ni)?), matrix(&w, Form::of(w_oi)?.transposed()));
     let y = Output::new(&gpu, a.rows * b.columns, dtype)?;

@@ -92,6 +92,9 @@ pub fn with_bias(x_bqd: &Tensor, bias_d: Option<&Tensor>) -> Result<Tensor> {
     let (b, q, d) = x_bqd.dims3()?;
     let x = operand(x_bqd)?;
     let bias = bias_d.map(contiguous).transpose()?;
+    if let Some(bias_d) = bias_d.filter(|bias_d| bias_d.elem_count() != d) {
+        return Err(failed("a bias", format!("{:?} for width {d}", bias_d.shape())));
+    }
     let count = b * q * d;
     let y = Output::new(&gpu, count, x.dtype)?;
     let mut from = x.address();

@@ -1,0 +1,163 @@
+//! Runs of the program on GPUs: losses are the CPU's, overflowing steps are skipped by all ranks alike, interrupted runs
+//! resume bit for bit, and the number of ranks changes nothing.
+
+use candle_core::{Device, safetensors};
+
+use super::common::Ended;
+use super::place;
+use super::playground::{Outcome, Playground};
+
+/// 24 samples in global batches of 8 over 6 steps.
+const RUN: [&str; 7] = [
+    "max-steps=6",
+    "eval-strategy=steps",
+    "eval-steps=3",
+    "save-strategy=steps",
+    "save-steps=3",
+    "load-best-model-at-end=false",
+    "per-device-train-batch-size=8",
+];
+
+/// A run on `world` ranks (0: without mpirun) with a GPU each.
+fn run(place: &Playground, world: usize, name: &str, more: &[&str]) -> Outcome {
+    let output = place
+        .command(world, name, &[&RUN[..], more].concat())
+        .envs(place::environment().iter().map(|(name, value)| (*name, value)))
+        .env("DTRAIN_STAND_IN_GPUS", world.max(1).to_string())
+        .output()
+        .expect("the program starts");
+    let ended = Ended::of(output);
+    assert_eq!(ended.code, Some(0), "{world} ranks, {more:?}:\n{}", ended.text);
+    Outcome {
+        ended,
+        directory: place.path(name),
+    }
+}
+
+fn close(what: &str, ours: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(ours.len(), expected.len(), "{what}");
+    assert!(!ours.is_empty(), "{what}");
+    for (step, (a, b)) in ours.iter().zip(expected).enumerate() {
+        assert!((a - b).abs() <= tolerance * b.abs(), "{what} at {step}: {a} for {b}");
+    }
+}
+
+#[test]
+fn losses_are_the_cpus_in_every_precision() {
+    let place = Playground::new(24, 8);
+    let cpu = run(&place, 0, "cpu", &["device=cpu"]);
+    for (precision, tolerance) in [("fp32", 1e-5), ("fp16", 3e-3), ("bf16", 2e-2)] {
+        let asked = format!("precision={precision}");
+        let gpu = run(&place, 0, precision, &["device=cuda", &asked]);
+        assert!(gpu.ended.text.contains("GPU"), "{}", gpu.ended.text);
+        for figure in ["loss", "eval_loss"] {
+            let (ours, expected) = (gpu.history(figure), cpu.history(figure));
+            close(&format!("{figure} in {precision}"), &ours, &expected, tolerance);
+        }
+        close(
+            "grad_norm",
+            &gpu.history("grad_norm"),
+            &cpu.history("grad_norm"),
+            10.0 * tolerance,
+        );
+    }
+}
+
+/// Weights of the last layer norm so large that scaled gradients leave fp16's range.
+fn heat(place: &Playground) {
+    let file = place.path("model/model.safetensors");
+    let mut tensors = safetensors::load(&file, &Device::Cpu).unwrap();
+    let norm = tensors.get_mut("vit.layernorm.weight").expect("the last layer norm");
+    *norm = (norm.clone() * 20.0).unwrap();
+    safetensors::save(&tensors, &file).unwrap();
+}
+
+/// The loss scale after each skipped step, as it was told.
+fn skipped(outcome: &Outcome) -> Vec<String> {
+    let told = outcome.ended.text.lines().filter(|line| line.contains("was skipped"));
+    told.map(|line| line.split_whitespace().last().unwrap().to_owned())
+        .collect()
+}
+
+fn position(outcome: &Outcome, step: u64) -> toml::Table {
+    let path = outcome.directory.join(format!("checkpoint-{step}/dtrain_state.toml"));
+    std::fs::read_to_string(path).unwrap().parse().unwrap()
+}
+
+#[test]
+fn steps_that_overflow_are_skipped_and_the_scale_is_halved() {
+    let place = Playground::new(24, 8);
+    heat(&place);
+    let fp16 = run(&place, 0, "fp16", &["device=cuda", "precision=fp16"]);
+    let scales = skipped(&fp16);
+    assert!((1..5).contains(&scales.len()), "{scales:?}");
+    let expected: Vec<String> = (1..=scales.len()).map(|i| (65536 >> i).to_string()).collect();
+    assert_eq!(scales, expected);
+    // Schedule and AdamW's count stand still: the first step that counts has the first step's rate.
+    let rates = fp16.history("learning_rate");
+    assert!(rates[..=scales.len()].iter().all(|rate| *rate == rates[0]), "{rates:?}");
+    assert!(rates[5] < rates[0]);
+    let position = position(&fp16, 6);
+    assert_eq!(position["optimizer_steps"].as_integer(), Some(6 - scales.len() as i64));
+    assert_eq!(
+        position["scaler"]["scale"].as_float(),
+        Some((65536 >> scales.len()) as f64)
+    );
+    assert_eq!(position["scaler"]["skipped"].as_integer(), Some(scales.len() as i64));
+    // bf16 has f32's range.
+    assert!(skipped(&run(&place, 0, "bf16", &["device=cuda", "precision=bf16"])).is_empty());
+}
+
+#[test]
+fn a_run_resumed_in_fp16_ends_bit_for_bit_as_the_uninterrupted_one() {
+    let place = Playground::new(24, 8);
+    heat(&place);
+    let arguments = ["device=cuda", "precision=fp16"];
+    let whole = run(&place, 0, "whole", &arguments);
+    let begun = run(&place, 0, "begun", &arguments);
+    std::fs::remove_dir_all(begun.directory.join("checkpoint-6")).unwrap();
+    let resumed = run(
+        &place,
+        0,
+        "begun",
+        &[&arguments[..], &["resume-from-checkpoint=true"]].concat(),
+    );
+    assert!(resumed.ended.text.contains("resumed from"), "{}", resumed.ended.text);
+    assert!(resumed.adapter() == whole.adapter(), "other weights");
+    assert_eq!(resumed.timeless_history(), whole.timeless_history());
+    assert_eq!(position(&resumed, 6)["scaler"], position(&whole, 6)["scaler"]);
+}
+
+#[test]
+fn the_number_of_ranks_changes_nothing() {
+    let place = Playground::new(24, 8);
+    for (precision, tolerance) in [("fp32", 1e-5), ("fp16", 1e-3)] {
+        let arguments = ["device=cuda", &format!("precision={precision}")];
+        let one = run(&place, 0, &format!("one {precision}"), &arguments);
+        let half = [&arguments[..], &["per-device-train-batch-size=4"]].concat();
+        let two = run(&place, 2, &format!("two {precision}"), &half);
+        for figure in ["loss", "eval_loss"] {
+            close(figure, &two.history(figure), &one.history(figure), tolerance);
+        }
+        assert_eq!(two.history("eval_accuracy"), one.history("eval_accuracy"));
+    }
+}
+
+#[test]
+fn all_ranks_skip_the_same_steps_and_resume() {
+    let place = Playground::new(24, 8);
+    heat(&place);
+    let arguments = ["device=cuda", "precision=fp16", "per-device-train-batch-size=4"];
+    let whole = run(&place, 2, "whole", &arguments);
+    assert!(!skipped(&whole).is_empty());
+    let begun = run(&place, 2, "begun", &arguments);
+    std::fs::remove_dir_all(begun.directory.join("checkpoint-6")).unwrap();
+    let resumed = run(
+        &place,
+        2,
+        "begun",
+        &[&arguments[..], &["resume-from-checkpoint=true"]].concat(),
+    );
+    assert!(resumed.adapter() == whole.adapter(), "other weights");
+    assert_eq!(position(&resumed, 6)["scaler"], position(&whole, 6)["scaler"]);
+}
