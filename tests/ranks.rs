@@ -213,18 +213,25 @@ fn evaluation_is_exact_at_any_world_size() {
                 "max-steps=1",
                 "per-device-train-batch-size=1",
                 "learning-rate=1e-30",
+                "save-predictions=true",
                 &batch,
             ],
         )
     };
     let alone = run(0, "alone", "17");
     let figures = |outcome: &Outcome| (outcome.history("eval_loss"), outcome.history("eval_accuracy"));
+    let predictions = alone.predictions();
+    let right = predictions.iter().filter(|line| line[1] == line[2]).count();
+    assert_eq!((predictions.len(), figures(&alone).1[0]), (17, right as f64 / 17.0));
     for (world, batch) in [(0, "1"), (0, "5"), (2, "4"), (3, "2"), (4, "8")] {
         let ranks = run(world, &format!("{world} ranks, {batch}"), batch);
         let ((loss, accuracy), (loss_alone, accuracy_alone)) = (figures(&ranks), figures(&alone));
         // Each sample's loss is computed alike; an f32 product may be blocked differently in a batch of another size.
         assert_close("eval_loss", &loss, &loss_alone, 1e-6);
         assert_eq!(accuracy, accuracy_alone, "{world} ranks, {batch}");
+        assert_eq!(ranks.history("eval_f1_macro"), alone.history("eval_f1_macro"));
+        assert_eq!(ranks.json("eval_classes.json"), alone.json("eval_classes.json"));
+        assert_eq!(ranks.predictions(), predictions, "{world} ranks, {batch}");
     }
 }
 

@@ -272,3 +272,27 @@ fn the_best_of_losses_is_the_lowest() {
     );
     assert_eq!(outcome.json("eval_results.json")["eval_loss"].as_f64(), Some(best));
 }
+
+/// At a rate this small no figure gets better: the run ends with the evaluation that exhausts the patience, also when it is
+/// resumed from there, and the best model is still the first one.
+#[test]
+fn a_run_without_progress_ends_early_and_stays_ended() {
+    let place = Playground::new(60, 16);
+    let patience = with(&RUN, &["learning-rate=1e-9", "early-stopping-patience=2"]);
+    let outcome = place.succeed(0, "run", &patience);
+    assert_eq!(outcome.checkpoints(), ["checkpoint-3", "checkpoint-9"]);
+    let state = outcome.json("trainer_state.json");
+    assert_eq!(
+        (state["global_step"].as_u64(), state["max_steps"].as_u64()),
+        (Some(9), Some(30))
+    );
+    assert_eq!(state["best_global_step"].as_u64(), Some(3));
+    let classes = outcome.json("eval_classes.json");
+    let (history, adapter) = (outcome.timeless_history(), outcome.adapter());
+
+    let resumed = place.succeed(0, "run", &with(&patience, &[RESUME]));
+    assert_eq!(resumed.timeless_history(), history);
+    assert!(resumed.adapter() == adapter);
+    // What the classes were taken for is measured anew: it is in no checkpoint.
+    assert_eq!(resumed.json("eval_classes.json"), classes);
+}

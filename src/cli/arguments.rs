@@ -162,9 +162,21 @@ pub struct Values {
     /// Finish with the best checkpoint's weights
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean, help_heading = "Results")]
     load_best_model_at_end: Option<bool>,
-    /// accuracy or loss
+    /// loss, accuracy, top_5_accuracy, or precision, recall or f1 with _micro, _macro or _weighted
     #[arg(long, value_name = "NAME", help_heading = "Results")]
     metric_for_best_model: Option<String>,
+    /// Whether a higher figure is the better one [default: true but for the loss]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean, help_heading = "Results")]
+    greater_is_better: Option<bool>,
+    /// End after so many evaluations in a row without progress
+    #[arg(long, value_name = "N", help_heading = "Results")]
+    early_stopping_patience: Option<u64>,
+    /// Progress is more than this
+    #[arg(long, value_name = "X", help_heading = "Results")]
+    early_stopping_threshold: Option<f64>,
+    /// Write what the final model says of every validation sample: eval_predictions.csv
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean, help_heading = "Results")]
+    save_predictions: Option<bool>,
 
     #[arg(long, help_heading = "Machine")]
     device: Option<DeviceChoice>,

@@ -88,7 +88,8 @@ pub fn decide(recipe: Recipe, facts: &Facts, device: Device) -> Result<Decided> 
             log: When::Steps(recipe.logging_steps),
             evaluate: when(recipe.eval_strategy, recipe.eval_steps.unwrap_or(recipe.logging_steps)),
             save: when(recipe.save_strategy, recipe.save_steps),
-            best_metric: BestMetric::named(&recipe.metric_for_best_model).expect("recipes are checked"),
+            best_metric: BestMetric::named(&recipe.metric_for_best_model, recipe.greater_is_better)
+                .expect("recipes are checked"),
             precision,
             device,
             threads,
@@ -141,7 +142,7 @@ fn when(interval: Interval, steps: u64) -> When {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::built_in;
+    use crate::recipe::{Figure, built_in};
 
     fn decided(change: impl FnOnce(&mut Recipe), facts: &Facts) -> Result<Decided> {
         let mut recipe = built_in("vit-lora").unwrap();
@@ -169,7 +170,7 @@ mod tests {
             (run.evaluate, run.save, run.log),
             (When::Epochs, When::Epochs, When::Steps(10))
         );
-        assert_eq!(run.best_metric, BestMetric::Accuracy);
+        assert_eq!(run.best_metric.figure, Figure::Accuracy);
         let run = decided(|_| (), &Facts { world: 4, ..SEED }).unwrap().run;
         assert_eq!((run.global_batch, run.steps_per_epoch, run.total_steps), (2048, 3, 15));
     }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use keys::{ALIASES, nearest};
 pub use layers::{BUILT_IN, Layer, Origin, built_in, named, resolve};
-pub use metric::BestMetric;
+pub use metric::{Average, BestMetric, Better, Figure};
 
 /// Every value of a run. Field names are the TOML keys; with hyphens they are the flags.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -94,6 +94,16 @@ pub struct Recipe {
     pub save_total_limit: Option<usize>,
     pub load_best_model_at_end: bool,
     pub metric_for_best_model: String,
+    /// By default true for all figures but the loss.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub greater_is_better: Option<bool>,
+    /// End after so many evaluations in a row without progress.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stopping_patience: Option<u64>,
+    /// A figure must be better than the best by more than this to count as progress.
+    pub early_stopping_threshold: f64,
+    /// Write what the final model says of every validation sample.
+    pub save_predictions: bool,
     pub output_dir: PathBuf,
     /// `true`: the last checkpoint of `output_dir`; a path: that one.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 
-use super::{Interval, Method, Recipe, Schedule};
+use super::{Figure, Interval, Method, Recipe, Schedule};
 
 /// A value that no run can be made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,13 +160,26 @@ fn check_intervals(r: &Recipe) -> Result<(), Violation> {
     if let Some(limit) = r.save_total_limit {
         at_least_1("save_total_limit", limit as u64)?;
     }
-    if super::BestMetric::named(&r.metric_for_best_model).is_none() {
+    if Figure::named(&r.metric_for_best_model).is_none() {
+        let names = Figure::ALL.map(Figure::name).join(", ");
         return Err(violation(
             "metric_for_best_model",
             &r.metric_for_best_model,
             "there is no such metric",
-            "choose `accuracy` or `loss`",
+            &format!("choose one of {names}"),
         ));
+    }
+    from_0("early_stopping_threshold", r.early_stopping_threshold)?;
+    if let Some(patience) = r.early_stopping_patience {
+        at_least_1("early_stopping_patience", patience)?;
+        if r.eval_strategy == Interval::No {
+            return Err(violation(
+                "early_stopping_patience",
+                patience,
+                "nothing is evaluated on the way, so that there is nothing to stop for",
+                "add --eval-strategy epoch (or steps)",
+            ));
+        }
     }
     if r.output_dir.as_os_str().is_empty() {
         return Err(violation(

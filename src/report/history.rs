@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Figures;
+
 /// `trainer_state.json`; the fields stand in the order of the file, which is alphabetical.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainerState {
@@ -58,8 +60,8 @@ pub struct LossEntry {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvaluationEntry {
     pub epoch: f64,
-    pub eval_accuracy: f64,
-    pub eval_loss: f64,
+    #[serde(flatten)]
+    pub figures: Figures,
     /// Seconds.
     pub eval_runtime: f64,
     pub eval_samples_per_second: f64,
@@ -84,7 +86,9 @@ pub struct TotalsEntry {
 impl TrainerState {
     /// The text of `trainer_state.json`.
     pub fn to_json(&self) -> String {
-        serde_json::to_string_pretty(self).expect("plain data") + "\n"
+        let mut sorted = serde_json::to_value(self).expect("plain data");
+        sorted.sort_all_objects();
+        serde_json::to_string_pretty(&sorted).expect("plain data") + "\n"
     }
 
     pub fn losses(&self) -> impl Iterator<Item = &LossEntry> {
@@ -116,8 +120,12 @@ mod tests {
         };
         let evaluation = EvaluationEntry {
             epoch: 1.0,
-            eval_accuracy: 0.8685714285714285,
-            eval_loss: 1e-17,
+            figures: Figures {
+                accuracy: 0.8685714285714285,
+                loss: 1e-17,
+                f1_macro: 1.0 / 3.0,
+                ..Figures::default()
+            },
             eval_runtime: 3.25,
             eval_samples_per_second: 107.0,
             eval_steps_per_second: 1.5,
@@ -155,6 +163,9 @@ mod tests {
             entry.keys().collect::<Vec<_>>(),
             ["epoch", "grad_norm", "learning_rate", "loss", "step"]
         );
+        let evaluation = json["log_history"][1].as_object().unwrap();
+        assert!(evaluation.keys().is_sorted(), "{evaluation:?}");
+        assert_eq!((evaluation.len(), &evaluation["eval_loss"]), (17, &1e-17.into()));
     }
 
     #[test]

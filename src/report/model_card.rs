@@ -42,7 +42,7 @@ impl ModelCard<'_> {
             let _ = writeln!(
                 card,
                 "On the {} validation samples: accuracy {:.4}, loss {:.4}.\n",
-                self.results.eval_samples, evaluation.eval_accuracy, evaluation.eval_loss
+                self.results.eval_samples, evaluation.figures.accuracy, evaluation.figures.loss
             );
         }
         let _ = writeln!(card, "## Training\n\n| value | |\n| --- | --- |");
@@ -93,7 +93,7 @@ impl ModelCard<'_> {
                 quoted(&last_component(&self.recipe.dataset)),
                 quoted(hub_name(&self.recipe.dataset).unwrap_or("imagefolder")),
                 quoted(split),
-                evaluation.eval_accuracy,
+                evaluation.figures.accuracy,
             );
         }
         yaml + "---\n\n"

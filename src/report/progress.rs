@@ -147,8 +147,8 @@ fn evaluated(evaluation: &EvaluationEntry) -> String {
         "evaluated after step {} (epoch {}): loss {:.4}  accuracy {:.4}  {:.1} images/s",
         evaluation.step,
         short(evaluation.epoch),
-        evaluation.eval_loss,
-        evaluation.eval_accuracy,
+        evaluation.figures.loss,
+        evaluation.figures.accuracy,
         evaluation.eval_samples_per_second
     )
 }

@@ -20,15 +20,12 @@ impl Results {
         let mut all = Map::new();
         let mut files = Vec::new();
         if let Some(evaluation) = &self.evaluation {
-            let eval = json!({
-                "epoch": evaluation.epoch,
-                "eval_accuracy": evaluation.eval_accuracy,
-                "eval_loss": evaluation.eval_loss,
-                "eval_runtime": evaluation.eval_runtime,
-                "eval_samples": self.eval_samples,
-                "eval_samples_per_second": evaluation.eval_samples_per_second,
-                "eval_steps_per_second": evaluation.eval_steps_per_second,
-            });
+            let mut eval = serde_json::to_value(evaluation).expect("plain data");
+            eval["eval_samples"] = self.eval_samples.into();
+            if let Value::Object(eval) = &mut eval {
+                eval.remove("step");
+                eval.sort_keys();
+            }
             files.push(("eval_results.json", text(&eval)));
             merge(&mut all, eval);
         }
@@ -61,6 +58,7 @@ fn text(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Figures;
     use super::*;
 
     #[test]
@@ -76,8 +74,11 @@ mod tests {
         };
         let evaluation = EvaluationEntry {
             epoch: 5.0,
-            eval_accuracy: 0.875,
-            eval_loss: 0.5,
+            figures: Figures {
+                accuracy: 0.875,
+                loss: 0.5,
+                ..Figures::default()
+            },
             eval_runtime: 2.0,
             eval_samples_per_second: 175.0,
             eval_steps_per_second: 11.0,
@@ -104,7 +105,7 @@ mod tests {
                 .chain(&parsed[1].1)
                 .all(|(key, value)| all[key] == *value)
         );
-        assert_eq!((all.len(), all["eval_accuracy"].as_f64()), (13, Some(0.875)));
+        assert_eq!((all.len(), all["eval_accuracy"].as_f64()), (23, Some(0.875)));
         assert!(all.keys().is_sorted());
 
         let without = Results {

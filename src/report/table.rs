@@ -23,8 +23,8 @@ pub fn epochs_table(state: &TrainerState) -> String {
             table,
             "| {:>5} | {train_loss:>10} | {:>9.4} | {:>8.4} |{best}",
             short(evaluation.epoch),
-            evaluation.eval_loss,
-            evaluation.eval_accuracy,
+            evaluation.figures.loss,
+            evaluation.figures.accuracy,
         );
     }
     table
@@ -66,14 +66,17 @@ pub(super) fn short(epoch: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{EvaluationEntry, LogEntry, LossEntry};
+    use super::super::{EvaluationEntry, Figures, LogEntry, LossEntry};
     use super::*;
 
-    fn evaluation(step: u64, epoch: f64, eval_accuracy: f64) -> LogEntry {
+    fn evaluation(step: u64, epoch: f64, accuracy: f64) -> LogEntry {
         LogEntry::Evaluation(EvaluationEntry {
             epoch,
-            eval_accuracy,
-            eval_loss: 0.5,
+            figures: Figures {
+                accuracy,
+                loss: 0.5,
+                ..Figures::default()
+            },
             eval_runtime: 1.0,
             eval_samples_per_second: 1.0,
             eval_steps_per_second: 1.0,

@@ -1,5 +1,6 @@
 //! The beginning of a run: everything is checked, agreed on by all ranks, and, when resumed, taken over from a checkpoint.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -98,6 +99,7 @@ impl<'a> Trainer<'a> {
             stop,
             state,
             losses,
+            outcomes: BTreeMap::new(),
             bad_images: BadImages::default(),
             progress,
             stages: Stages::begin(),

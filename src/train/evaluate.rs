@@ -5,12 +5,13 @@ use std::time::Instant;
 use candle_core::Device;
 
 use super::bad_images::BadImages;
-use crate::collective::Collective;
+use crate::collective::{Collective, gather};
 use crate::data::{Dataset, Loader, LoaderConfig, MicroBatch, evaluation_share};
 use crate::error::{Error, Result};
 use crate::model::Vit;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::storage::values;
+use crate::report::{Figures, Outcome};
 
 /// How samples are evaluated.
 pub struct Evaluator {
@@ -22,15 +23,12 @@ pub struct Evaluator {
     pub device: Device,
 }
 
-/// Figures over all samples of all ranks; the same on every rank.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// All samples of all ranks; the same on every rank, and the same for any number of ranks.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Mean cross-entropy.
-    pub loss: f64,
-    /// Share of samples whose largest logit is their label's; the lowest class wins a tie.
-    pub accuracy: f64,
-    /// Samples that were evaluated: all but those with unreadable images.
-    pub samples: usize,
+    pub figures: Figures,
+    /// One for each sample with a readable image, in the order of the rows.
+    pub outcomes: Vec<Outcome>,
     pub seconds: f64,
     /// Batches of the rank with most.
     pub steps: usize,
@@ -50,7 +48,7 @@ impl Evaluator {
             })
             .collect();
         let mut loader = Loader::new(self.dataset.clone(), batches.into_iter(), self.loader.clone())?;
-        let (mut loss, mut right, mut samples) = (0.0, 0, 0);
+        let mut outcomes = Vec::with_capacity(rows.len());
         while let Some(batch) = loader.next()? {
             if batch.samples.is_empty() {
                 continue;
@@ -58,62 +56,36 @@ impl Evaluator {
             let logits_bc = model
                 .infer(&batch.pixels_bchw.to_device(&self.device)?)?
                 .to_device(&Device::Cpu)?;
-            loss += cross_entropy(&logits_bc, &batch.labels, self.label_smoothing, 1.0)?.sum_loss;
+            let losses = cross_entropy(&logits_bc, &batch.labels, self.label_smoothing, 1.0)?.losses;
             let (logits, classes) = (values(&logits_bc)?, logits_bc.dims()[1]);
-            let predictions = logits.chunks(classes).map(largest);
-            right += predictions
-                .zip(&batch.labels)
-                .filter(|(class, label)| class == *label)
-                .count();
-            samples += batch.samples.len();
+            let names = batch.samples.iter().zip(&batch.labels);
+            for ((logits, loss), (&row, &label)) in logits.chunks(classes).zip(losses).zip(names) {
+                outcomes.push(Outcome::new(row as u32, label, logits, loss));
+            }
         }
-        let mut sums = [loss, right as f64, samples as f64];
-        collective.sum_f64(&mut sums)?;
-        let [loss, right, samples] = sums;
-        if (samples as usize) < self.dataset.len() {
+        let of_ranks = gather(collective, &Outcome::write_all(&outcomes))?;
+        let outcomes: Vec<Outcome> = of_ranks.iter().flat_map(|bytes| Outcome::read_all(bytes)).collect();
+        if outcomes.len() < self.dataset.len() {
             bad.tell(collective, "validation", &loader.bad_images())?;
         }
-        if samples == 0.0 {
+        if outcomes.is_empty() {
             return Err(Error::usage(
                 "no image of the validation set can be read",
                 "look at the files that are named above",
             ));
         }
-        let loss = loss / samples;
-        if !loss.is_finite() {
+        let figures = Figures::of(&outcomes);
+        if !figures.loss.is_finite() {
             return Err(Error::usage(
-                format!("the validation loss is {loss}"),
+                format!("the validation loss is {}", figures.loss),
                 "lower --learning-rate or add --warmup-steps; resume from an earlier checkpoint",
             ));
         }
         Ok(Evaluation {
-            loss,
-            accuracy: right / samples,
-            samples: samples as usize,
+            figures,
+            outcomes,
             seconds: begun.elapsed().as_secs_f64(),
             steps: self.dataset.len().div_ceil(world).div_ceil(self.batch),
         })
-    }
-}
-
-/// The place of the largest value, the first of several.
-fn largest(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (class, &logit) in logits.iter().enumerate() {
-        if logit > logits[best] {
-            best = class;
-        }
-    }
-    best as u32
-}
-
-#[cfg(test)]
-mod tests {
-    use super::largest;
-
-    #[test]
-    fn the_first_of_equal_logits_is_the_prediction() {
-        assert_eq!(largest(&[1.0, 3.0, 3.0, 2.0]), 1);
-        assert_eq!(largest(&[-1.0]), 0);
     }
 }

@@ -8,7 +8,8 @@ use crate::collective::share;
 use crate::error::Result;
 use crate::ops::storage;
 use crate::report::{
-    EvaluationEntry, LogEntry, ModelCard, Results, Stage, TotalsEntry, TrainerState, epochs_table, stages_table,
+    CLASSES_FILE, Confusion, EvaluationEntry, LogEntry, ModelCard, Outcome, PREDICTIONS_FILE, Results, Stage,
+    TotalsEntry, TrainerState, classes_json, classes_table, epochs_table, predictions_csv, stages_table,
 };
 
 /// What is left of a run that was completed.
@@ -25,7 +26,8 @@ impl Trainer<'_> {
         let totals = self.totals();
         self.state.log_history.push(LogEntry::Totals(totals.clone()));
         let final_step = self.take_best_model()?;
-        let evaluation = self.final_evaluation(final_step)?;
+        let (evaluation, outcomes) = self.final_evaluation(final_step)?.unzip();
+        let outcomes = outcomes.unwrap_or_default();
         let results = Results {
             train: totals,
             evaluation: evaluation.clone(),
@@ -35,9 +37,9 @@ impl Trainer<'_> {
         self.progress.finish();
         if self.collective.rank() == 0 {
             let begun = std::time::Instant::now();
-            self.write_results(&results)?;
+            self.write_results(&results, &outcomes)?;
             self.stages.add(Stage::Checkpoint, begun.elapsed());
-            self.print_tables(&results, final_step);
+            self.print_tables(&results, &outcomes, final_step);
         }
         Ok(Summary {
             state: self.state,
@@ -85,18 +87,26 @@ impl Trainer<'_> {
         Ok(best)
     }
 
-    /// The figures of the final model. Evaluation is exact and repeatable, so what was measured after its step holds.
-    fn final_evaluation(&mut self, final_step: u64) -> Result<Option<EvaluationEntry>> {
+    /// What the final model says of the validation set. Evaluation is exact and repeatable, so what was measured after its
+    /// step holds; after a resumption only its figures are known, and it is measured once more.
+    fn final_evaluation(&mut self, final_step: u64) -> Result<Option<(EvaluationEntry, Vec<Outcome>)>> {
         if !self.has_evaluator() {
             return Ok(None);
         }
-        if let Some(measured) = self.state.evaluations().find(|entry| entry.step == final_step) {
-            return Ok(Some(measured.clone()));
-        }
-        Ok(Some(self.evaluate()?))
+        let known = self.state.evaluations().find(|entry| entry.step == final_step).cloned();
+        let outcomes = self.outcomes.remove(&final_step);
+        Ok(Some(match (known, outcomes) {
+            (Some(entry), Some(outcomes)) => (entry, outcomes),
+            (Some(entry), None) => (entry, self.measure()?.1),
+            (None, _) => {
+                let entry = self.evaluate()?;
+                let outcomes = self.outcomes.remove(&entry.step).unwrap_or_default();
+                (entry, outcomes)
+            }
+        }))
     }
 
-    fn write_results(&self, results: &Results) -> Result<()> {
+    fn write_results(&self, results: &Results, outcomes: &[Outcome]) -> Result<()> {
         let recipe = &self.run.recipe;
         let card = ModelCard {
             recipe,
@@ -112,19 +122,43 @@ impl Trainer<'_> {
             for (name, text) in results.files() {
                 checkpoint::put(directory, name, &text)?;
             }
+            if let Some(evaluator) = &self.evaluator {
+                let confusion = Confusion::of(outcomes);
+                checkpoint::put(directory, CLASSES_FILE, &classes_json(&confusion, &self.classes))?;
+                if recipe.save_predictions {
+                    let origin = |row| evaluator.dataset.origin(row as usize);
+                    let text = predictions_csv(outcomes, &self.classes, origin);
+                    checkpoint::put(directory, PREDICTIONS_FILE, &text)?;
+                }
+            }
             checkpoint::put(directory, "trainer_state.json", &self.state.to_json())?;
             checkpoint::put(directory, "dtrain_run.toml", &recipe.to_toml())?;
             checkpoint::put(directory, "README.md", &card.to_markdown())
         })
     }
 
-    fn print_tables(&self, results: &Results, final_step: u64) {
+    fn print_tables(&self, results: &Results, outcomes: &[Outcome], final_step: u64) {
         println!("\n{}", epochs_table(&self.state));
         if let Some(evaluation) = &results.evaluation {
+            let figures = &evaluation.figures;
             println!(
-                "final model: step {final_step}, validation accuracy {:.4}, loss {:.4}",
-                evaluation.eval_accuracy, evaluation.eval_loss
+                "final model: step {final_step}, validation accuracy {:.4}, loss {:.4}, top-5 accuracy {:.4}",
+                figures.accuracy, figures.loss, figures.top_5_accuracy
             );
+            for (average, precision, recall, f1) in [
+                ("macro", figures.precision_macro, figures.recall_macro, figures.f1_macro),
+                (
+                    "weighted",
+                    figures.precision_weighted,
+                    figures.recall_weighted,
+                    figures.f1_weighted,
+                ),
+            ] {
+                println!("{average} average: precision {precision:.4}, recall {recall:.4}, F1 {f1:.4}");
+            }
+            if let Some(table) = classes_table(&Confusion::of(outcomes), &self.classes) {
+                println!("\n{table}");
+            }
         }
         let train = &results.train;
         println!(

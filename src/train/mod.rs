@@ -5,6 +5,7 @@ mod inputs;
 mod begin;
 mod trainer;
 mod evaluate;
+mod patience;
 mod save;
 mod finish;
 mod checkpoint;

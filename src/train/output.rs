@@ -6,6 +6,7 @@ use std::path::Path;
 use super::{checkpoint, kept, whole};
 use crate::error::{Error, IoContext, Result};
 use crate::recipe::Recipe;
+use crate::report::{CLASSES_FILE, PREDICTIONS_FILE};
 
 /// Files of a finished run; they and the checkpoints are what `--overwrite-output-dir` removes.
 const RESULTS: &[&str] = &[
@@ -15,6 +16,8 @@ const RESULTS: &[&str] = &[
     "all_results.json",
     "config.json",
     "dtrain_run.toml",
+    CLASSES_FILE,
+    PREDICTIONS_FILE,
     "eval_results.json",
     "model.safetensors",
     "preprocessor_config.json",

@@ -22,7 +22,7 @@ impl Trainer<'_> {
             return;
         }
         let metric = self.run.best_metric;
-        let figure = metric.of(entry.eval_accuracy, entry.eval_loss);
+        let figure = entry.figures.get(metric.figure);
         if self.state.best_metric.is_none_or(|best| metric.better(figure, best)) {
             self.state.best_metric = Some(figure);
             self.state.best_global_step = Some(step);

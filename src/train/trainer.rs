@@ -5,6 +5,7 @@
 //! sum over micro-batches and ranks is the gradient of the mean. Then all ranks do the same: clip, update, log.
 //! How a model computes, how images are read and how files are written is left to others.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::Run;
@@ -12,6 +13,7 @@ use super::bad_images::BadImages;
 use super::checkpoint::LossSums;
 use super::evaluate::Evaluator;
 use super::health::{self, GradientAudit};
+use super::patience::without_progress;
 use super::stop::StopRequests;
 use crate::collective::Collective;
 use crate::data::{Loader, Plan, Preprocessor};
@@ -20,7 +22,7 @@ use crate::model::{DropoutNames, Vit};
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce;
 use crate::optim::{AdamW, GradScaler, Gradients, LearningRate};
-use crate::report::{EvaluationEntry, LogEntry, LossEntry, Now, Progress, Stage, Stages, TrainerState};
+use crate::report::{EvaluationEntry, LogEntry, LossEntry, Now, Outcome, Progress, Stage, Stages, TrainerState};
 
 /// A run between two optimizer steps.
 pub struct Trainer<'a> {
@@ -40,6 +42,8 @@ pub struct Trainer<'a> {
     pub(super) stop: StopRequests,
     pub(super) state: TrainerState,
     pub(super) losses: LossSums,
+    /// By step, what was measured last and what is the best so far.
+    pub(super) outcomes: BTreeMap<u64, Vec<Outcome>>,
     pub(super) bad_images: BadImages,
     pub(super) progress: Progress,
     pub(super) stages: Stages,
@@ -62,9 +66,9 @@ struct Done {
 }
 
 impl<'a> Trainer<'a> {
-    /// All steps that are left. Errors: [`Error::Stopped`] after a signal, once a checkpoint is written.
+    /// All steps that are left, or as many as bring progress. Errors: [`Error::Stopped`] after a signal, once a checkpoint is written.
     pub fn train(&mut self) -> Result<()> {
-        while self.state.global_step < self.run.total_steps {
+        while self.state.global_step < self.run.total_steps && !self.is_out_of_patience() {
             let step = self.state.global_step;
             let done = self.step().map_err(|error| error.at_step(step))?;
             self.record(&done);
@@ -79,7 +83,7 @@ impl<'a> Trainer<'a> {
             if self.run.saves_at(step) || done.stop {
                 self.save()?;
             }
-            if done.stop && step < self.run.total_steps {
+            if done.stop && step < self.run.total_steps && !self.is_out_of_patience() {
                 return Err(self.stopped());
             }
         }
@@ -221,23 +225,41 @@ impl<'a> Trainer<'a> {
 
     /// Evaluates the model as it is now and notes the figures in the history; there must be a validation set.
     pub(super) fn evaluate(&mut self) -> Result<EvaluationEntry> {
+        let (entry, outcomes) = self.measure()?;
+        self.progress.logged(&LogEntry::Evaluation(entry.clone()));
+        self.state.log_history.push(LogEntry::Evaluation(entry.clone()));
+        let best = self.state.best_global_step;
+        self.outcomes.retain(|&step, _| Some(step) == best);
+        self.outcomes.insert(entry.step, outcomes);
+        Ok(entry)
+    }
+
+    /// Evaluates the model as it is now; there must be a validation set.
+    pub(super) fn measure(&mut self) -> Result<(EvaluationEntry, Vec<Outcome>)> {
         let evaluator = self.evaluator.as_ref().expect("a validation set");
         let done = self.stages.time(Stage::Evaluation, || {
             evaluator.evaluate(&self.model, self.collective, &mut self.bad_images)
         })?;
         let entry = EvaluationEntry {
             epoch: self.state.epoch,
-            eval_accuracy: done.accuracy,
-            eval_loss: done.loss,
+            figures: done.figures,
             eval_runtime: done.seconds,
-            eval_samples_per_second: done.samples as f64 / done.seconds,
+            eval_samples_per_second: done.outcomes.len() as f64 / done.seconds,
             eval_steps_per_second: done.steps as f64 / done.seconds,
             step: self.state.global_step,
         };
         self.tell_bad_images();
-        self.progress.logged(&LogEntry::Evaluation(entry.clone()));
-        self.state.log_history.push(LogEntry::Evaluation(entry.clone()));
-        Ok(entry)
+        Ok((entry, done.outcomes))
+    }
+
+    /// Have the validation figures been without progress for as long as the recipe bears?
+    fn is_out_of_patience(&self) -> bool {
+        let recipe = &self.run.recipe;
+        let metric = self.run.best_metric;
+        let figures = self.state.evaluations().map(|entry| entry.figures.get(metric.figure));
+        recipe
+            .early_stopping_patience
+            .is_some_and(|patience| without_progress(figures, metric, recipe.early_stopping_threshold) >= patience)
     }
 
     /// Is there anything to evaluate on?

@@ -170,6 +170,13 @@ impl Outcome {
         std::fs::read(self.directory.join("adapter_model.safetensors")).unwrap()
     }
 
+    /// `eval_predictions.csv`: sample, label and prediction of each line.
+    pub fn predictions(&self) -> Vec<Vec<String>> {
+        let text = std::fs::read_to_string(self.directory.join("eval_predictions.csv")).unwrap();
+        let fields = |line: &str| line.split(',').take(3).map(str::to_owned).collect();
+        text.lines().skip(1).map(fields).collect()
+    }
+
     /// The history without what depends on the clock.
     pub fn timeless_history(&self) -> Vec<Value> {
         let mut entries = self.json("trainer_state.json")["log_history"]
