@@ -9,10 +9,11 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 # Open MPI, libclang (bindings to MPI), cmake and nasm (libjpeg-turbo), a C compiler.
 needed_packages="libopenmpi-dev openmpi-bin libclang-dev clang cmake nasm pkg-config"
 
+# Of the packages named.
 install_missing_packages() {
     local missing="" package as_root=""
-    command -v dpkg-query >/dev/null || die "this is no Debian or Ubuntu: install the equivalents of: $needed_packages"
-    for package in $needed_packages; do
+    command -v dpkg-query >/dev/null || die "this is no Debian or Ubuntu: install the equivalents of: $*"
+    for package in "$@"; do
         dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"
     done
     [ -n "$missing" ] || return 0
@@ -37,7 +38,8 @@ check_rust() {
 }
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-install_missing_packages
+# shellcheck disable=SC2086
+install_missing_packages $needed_packages
 check_rust
 # A machine that builds again and again keeps its build folder outside the checkout.
 if [ -z "${CARGO_TARGET_DIR:-}" ] && [ "${CI:-}" = true ]; then
