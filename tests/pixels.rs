@@ -8,8 +8,9 @@ use dtrain::data::augment::SampleName;
 use dtrain::data::decode::{Decoder, decode};
 use dtrain::data::preprocessor::Preprocessor;
 use dtrain::data::transform::{Normalization, Transform, Workplace};
-use dtrain::ops::jpeg::Rect;
-use dtrain::ops::resample::Filter;
+use dtrain::data::{Columns, Dataset};
+use dtrain::ops::jpeg::{Decompressor, PlainDecoder, PlainFile, Rect};
+use dtrain::ops::resample::{Filter, Planes};
 use dtrain::rng::{Purpose, Stream};
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -214,6 +215,56 @@ fn a_rectangle_is_a_part_of_the_whole_picture() {
         let bytes = std::fs::read(folder.join(&case.file)).unwrap();
         rectangles_equal_the_whole(&case.file, &bytes, &mut decoder, 6);
     }
+}
+
+/// Every picture of real datasets: a crop as training draws it, decoded by us, against libjpeg-turbo's whole decode.
+#[test]
+fn crops_of_real_photographs_are_libjpeg_turbos() {
+    let (mut turbo, mut plain) = (Decompressor::new().unwrap(), PlainDecoder::default());
+    let (mut planes, mut pixels) = (Planes::default(), Vec::new());
+    let mut declined = Vec::new();
+    for (folder, split) in [("data/food10", "train[:600]"), ("data/cats_dogs", "train[:200]")] {
+        let Some(folder) = common::shared(folder) else {
+            return;
+        };
+        let dataset = Dataset::open(&folder, split, &Columns::default()).unwrap();
+        for row in 0..dataset.len() {
+            let (bytes, name) = (dataset.encoded(row).unwrap(), format!("{split} {row}"));
+            let Ok(header) = turbo.read_header(&bytes) else {
+                continue; // not a JPEG file
+            };
+            let sample = SampleName {
+                seed: 1,
+                epoch: 0,
+                sample: row as u64,
+            };
+            let rect = sample.crop(header.width, header.height);
+            let file = PlainFile::open(&bytes);
+            if file.and_then(|file| plain.decode(&file, rect, &mut planes)).is_none() {
+                declined.push(name);
+                continue;
+            }
+            pixels.resize(header.width * header.height * 3, 0);
+            turbo
+                .decode(&bytes, &header, Rect::whole(header.width, header.height), &mut pixels)
+                .unwrap();
+            for y in rect.y..rect.bottom() {
+                for channel in 0..3 {
+                    let row = &planes.row(channel, y)[rect.x - planes.columns.start..][..rect.width];
+                    let expected = pixels[(y * header.width + rect.x) * 3..]
+                        .iter()
+                        .skip(channel)
+                        .step_by(3);
+                    assert!(
+                        row.iter().eq(expected.take(rect.width)),
+                        "{name}: row {y} of channel {channel} in {rect:?}"
+                    );
+                }
+            }
+        }
+    }
+    assert!(declined.len() < 40, "declined, but should be plain: {declined:?}");
+    println!("declined: {declined:?}");
 }
 
 /// The files of a fresh clone and, if it is there, the reference's WebP.

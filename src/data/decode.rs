@@ -8,7 +8,7 @@ mod exif;
 mod jpeg;
 mod other;
 
-use crate::ops::jpeg::{Decompressor, Rect};
+use crate::ops::jpeg::{Decompressor, PlainDecoder, Rect};
 use crate::ops::resample::Planes;
 pub use exif::Orientation;
 
@@ -39,17 +39,22 @@ pub fn decode(bytes: &[u8]) -> Result<Pixels, String> {
 
 /// Decodes picture after picture; keeps its working memory.
 pub struct Decoder {
+    plain: PlainDecoder,
     decompressor: Decompressor,
     /// Pixels as the file stores them, with bytes of a pixel side by side.
     stored: Vec<u8>,
+    /// Or channel by channel.
+    stored_planes: Planes,
     upright: Planes,
 }
 
 impl Decoder {
     pub fn new() -> Result<Decoder, String> {
         Ok(Decoder {
+            plain: PlainDecoder::default(),
             decompressor: Decompressor::new()?,
             stored: Vec::new(),
+            stored_planes: Planes::default(),
             upright: Planes::default(),
         })
     }
@@ -94,6 +99,25 @@ impl Decoder {
                 .map(|plane| &mut plane[row.clone()][..view.width]);
             for (x, ((r, g), b)) in r.iter_mut().zip(g).zip(b).enumerate() {
                 [*r, *g, *b] = rgb(&self.stored[(first + x as isize * step) as usize..]);
+            }
+        }
+    }
+
+    /// Fills `upright` with the `view` rectangle out of `stored_planes`, of a picture stored with `stored_size`.
+    fn turn_planes(&mut self, view: Rect, orientation: Orientation, stored_size: (usize, usize)) {
+        self.upright.reshape(view.x..view.right(), view.y..view.bottom());
+        let from = &self.stored_planes;
+        for y in view.y..view.bottom() {
+            let place = |x: usize| {
+                let (x, y) = orientation.stored_at(x, y, stored_size.0, stored_size.1);
+                ((y - from.rows.start) * from.stride + x - from.columns.start) as isize
+            };
+            let first = place(view.x);
+            let step = if view.width > 1 { place(view.x + 1) - first } else { 0 };
+            for (to, from) in self.upright.rows_mut(y).into_iter().zip(&from.planes) {
+                for (x, to) in to[..view.width].iter_mut().enumerate() {
+                    *to = from[(first + x as isize * step) as usize];
+                }
             }
         }
     }

@@ -60,6 +60,12 @@ impl Planes {
     pub fn row_mut(&mut self, channel: usize, y: usize) -> &mut [u8] {
         &mut self.planes[channel][(y - self.rows.start) * self.stride..][..self.stride]
     }
+
+    /// Row `y` of all planes.
+    pub fn rows_mut(&mut self, y: usize) -> [&mut [u8]; 3] {
+        let range = (y - self.rows.start) * self.stride..(y + 1 - self.rows.start) * self.stride;
+        self.planes.each_mut().map(|plane| &mut plane[range.clone()])
+    }
 }
 
 /// Resizes pictures; keeps its working memory.

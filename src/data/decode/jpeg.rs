@@ -4,7 +4,7 @@
 //! libjpeg's errors, and a file that ends before its picture does.
 
 use super::{Decoder, Orientation, check_size};
-use crate::ops::jpeg::{Colors, JpegHeader, Outcome, Rect};
+use crate::ops::jpeg::{Colors, JpegHeader, Outcome, PlainFile, Rect};
 
 /// Upsampling of the colours looks this many pixels to the left and right.
 const UPSAMPLING_REACH: usize = 2;
@@ -16,11 +16,38 @@ impl Decoder {
         choose: impl FnOnce(usize, usize) -> Rect,
     ) -> Result<(), String> {
         let segments = Segments::read(bytes)?;
-        let header = self.decompressor.read_header(bytes)?;
-        check_size(header.width, header.height)?;
         let turn = Orientation::from_metadata(segments.exif.as_deref(), segments.xmp);
-        let (width, height) = turn.turn_size(header.width, header.height);
-        let view = choose(width, height);
+        if let Some(file) = PlainFile::open(bytes) {
+            let size = file.size();
+            let view = view(size, turn, choose)?;
+            let needed = turn.stored_rect(view, size.0, size.1);
+            let planes = match turn {
+                Orientation::AsStored => &mut self.upright,
+                _ => &mut self.stored_planes,
+            };
+            return match (self.plain.decode(&file, needed, planes), turn) {
+                (Some(()), Orientation::AsStored) => Ok(()),
+                (Some(()), _) => {
+                    self.turn_planes(view, turn, size);
+                    Ok(())
+                }
+                (None, _) => self.any_jpeg_region(bytes, &segments, turn, |_, _| view),
+            };
+        }
+        self.any_jpeg_region(bytes, &segments, turn, choose)
+    }
+
+    /// By libjpeg-turbo, whose word is final.
+    fn any_jpeg_region(
+        &mut self,
+        bytes: &[u8],
+        segments: &Segments<'_>,
+        turn: Orientation,
+        choose: impl FnOnce(usize, usize) -> Rect,
+    ) -> Result<(), String> {
+        let header = self.decompressor.read_header(bytes)?;
+        let size = (header.width, header.height);
+        let view = view(size, turn, choose)?;
         let needed = turn.stored_rect(view, header.width, header.height);
         if !segments.has_end {
             self.refuse_truncated(bytes, &header, segments.scans)?;
@@ -32,7 +59,6 @@ impl Decoder {
         if segments.scans == Scans::Several && outcome == Outcome::Warned(RAN_OUT.into()) {
             return Err(truncated(bytes));
         }
-        let size = (header.width, header.height);
         match header.colors {
             Colors::Rgb => self.turn_upright(view, turn, size, decoded, pixel_bytes, |p| [p[0], p[1], p[2]]),
             Colors::Cmyk => self.turn_upright(view, turn, size, decoded, pixel_bytes, rgb_of_inverted_cmyk),
@@ -54,6 +80,17 @@ impl Decoder {
             _ => Ok(()),
         }
     }
+}
+
+/// The rectangle that is wanted of the upright picture.
+fn view(
+    stored_size: (usize, usize),
+    turn: Orientation,
+    choose: impl FnOnce(usize, usize) -> Rect,
+) -> Result<Rect, String> {
+    check_size(stored_size.0, stored_size.1)?;
+    let (width, height) = turn.turn_size(stored_size.0, stored_size.1);
+    Ok(choose(width, height))
 }
 
 /// libjpeg's warning when it makes up an end marker.

@@ -114,11 +114,8 @@ unsafe fn vertical_unchecked<'a>(axis: &Axis, at: usize, row: impl Fn(usize) -> 
     for x in (0..width).step_by(COLUMNS) {
         let mut sums = [[_mm256_set1_epi32(HALF), _mm256_setzero_si256()]; 4];
         for quad in 0..axis.quads() {
-            let [r0, r1, r2, r3] = quad_rows(axis, at, quad, &row).map(|row| {
-                assert!(row.len() >= x + COLUMNS, "slack of a row");
-                // SAFETY: just checked.
-                unsafe { _mm256_loadu_si256(row.as_ptr().add(x).cast()) }
-            });
+            let rows = quad_rows(axis, at, quad, &row);
+            let (r0, r1, r2, r3) = (load(rows[0], x), load(rows[1], x), load(rows[2], x), load(rows[3], x));
             let weights =
                 [0, 1, 2, 3].map(|piece| _mm256_set1_epi32(axis.words[(quad * PIECES + piece) * padded + at]));
             let (low01, high01) = (_mm256_unpacklo_epi8(r0, r1), _mm256_unpackhi_epi8(r0, r1));
@@ -134,9 +131,18 @@ unsafe fn vertical_unchecked<'a>(axis: &Axis, at: usize, row: impl Fn(usize) -> 
             }
         }
         // Packing saturates to 0..=255 and undoes the order in which unpacking left the samples.
-        let [a, b, c, d] = sums.map(|sums| units(sums));
-        let bytes = _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+        let low = _mm256_packs_epi32(units(sums[0]), units(sums[1]));
+        let high = _mm256_packs_epi32(units(sums[2]), units(sums[3]));
+        let bytes = _mm256_packus_epi16(low, high);
         // SAFETY: the result has `ROW_SLACK` bytes behind `width`.
         unsafe { _mm256_storeu_si256(to.as_mut_ptr().add(x).cast(), bytes) };
     }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load(row: &[u8], x: usize) -> __m256i {
+    assert!(row.len() >= x + COLUMNS, "slack of a row");
+    // SAFETY: just checked.
+    unsafe { _mm256_loadu_si256(row.as_ptr().add(x).cast()) }
 }

@@ -128,11 +128,8 @@ unsafe fn vertical_unchecked<'a>(axis: &Axis, at: usize, row: impl Fn(usize) -> 
     for x in (0..width).step_by(VECTOR) {
         let mut sums = [[_mm512_set1_epi32(HALF), _mm512_setzero_si512(), _mm512_setzero_si512()]; 4];
         for quad in 0..axis.quads() {
-            let [r0, r1, r2, r3] = quad_rows(axis, at, quad, &row).map(|row| {
-                assert!(row.len() >= x + VECTOR, "slack of a row");
-                // SAFETY: just checked.
-                unsafe { _mm512_loadu_si512(row.as_ptr().add(x).cast()) }
-            });
+            let rows = quad_rows(axis, at, quad, &row);
+            let (r0, r1, r2, r3) = (load(rows[0], x), load(rows[1], x), load(rows[2], x), load(rows[3], x));
             let (low01, high01) = (_mm512_unpacklo_epi8(r0, r1), _mm512_unpackhi_epi8(r0, r1));
             let (low23, high23) = (_mm512_unpacklo_epi8(r2, r3), _mm512_unpackhi_epi8(r2, r3));
             let samples = [
@@ -149,9 +146,18 @@ unsafe fn vertical_unchecked<'a>(axis: &Axis, at: usize, row: impl Fn(usize) -> 
             }
         }
         // Packing undoes the order in which unpacking left the samples.
-        let [a, b, c, d] = sums.map(|sums| rounded(sums));
-        let bytes = _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+        let low = _mm512_packs_epi32(rounded(sums[0]), rounded(sums[1]));
+        let high = _mm512_packs_epi32(rounded(sums[2]), rounded(sums[3]));
+        let bytes = _mm512_packus_epi16(low, high);
         // SAFETY: the result has `ROW_SLACK` = 64 bytes behind `width`.
         unsafe { _mm512_storeu_si512(to.as_mut_ptr().add(x).cast(), bytes) };
     }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni")]
+fn load(row: &[u8], x: usize) -> __m512i {
+    assert!(row.len() >= x + VECTOR, "slack of a row");
+    // SAFETY: just checked.
+    unsafe { _mm512_loadu_si512(row.as_ptr().add(x).cast()) }
 }

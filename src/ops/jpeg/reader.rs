@@ -1,0 +1,101 @@
+//! The entropy decoding of MCU after MCU, across restart markers.
+
+use super::frame::MOST_COMPONENTS;
+use super::huffman::{FirstTable, Table};
+use super::kernels::Kernels;
+use super::scan::{Bits, Block, CleanScan};
+
+/// MCUs whose blocks are kept together until they are transformed; even, so that blocks come in pairs.
+pub(super) const GROUP: usize = 4;
+/// Most blocks of a component in a group.
+pub(super) const GROUP_BLOCKS: usize = GROUP * 4;
+
+/// A block of an MCU, in the order of the scan.
+pub(super) struct CodedBlock<'a> {
+    pub component: usize,
+    /// In a group, of the first MCU's block; those of the next MCU stand `across` further.
+    pub place: usize,
+    pub across: usize,
+    pub dc: &'a FirstTable,
+    pub ac: &'a Table,
+}
+
+/// Reads MCU after MCU.
+pub(super) struct Reader<'a> {
+    scan: &'a CleanScan,
+    bits: Bits<'a>,
+    interval: usize,
+    restart_interval: usize,
+    until_restart: usize,
+    predictions: [i32; MOST_COMPONENTS],
+    blocks: &'a [CodedBlock<'a>],
+    kernels: Kernels,
+}
+
+impl<'a> Reader<'a> {
+    /// `blocks` are those of an MCU. None: the scan has no data.
+    pub fn new(
+        scan: &'a CleanScan,
+        restart_interval: usize,
+        blocks: &'a [CodedBlock<'a>],
+        kernels: Kernels,
+    ) -> Option<Reader<'a>> {
+        Some(Reader {
+            scan,
+            bits: scan.interval(0)?,
+            interval: 0,
+            restart_interval,
+            until_restart: restart_interval,
+            predictions: [0; MOST_COMPONENTS],
+            blocks,
+            kernels,
+        })
+    }
+
+    /// Passes over `count` MCUs. None: damage.
+    pub fn skip(&mut self, count: usize) -> Option<()> {
+        for _ in 0..count {
+            self.begin_mcu()?;
+            for block in self.blocks {
+                let prediction = &mut self.predictions[block.component];
+                self.bits.skip_block(self.kernels, block.dc, block.ac, prediction)?;
+            }
+            if self.bits.is_past_end() {
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    /// Decodes `count` MCUs. None: damage.
+    pub fn keep(&mut self, count: usize, groups: &mut [[Block; GROUP_BLOCKS]; MOST_COMPONENTS]) -> Option<()> {
+        for mcu in 0..count {
+            self.begin_mcu()?;
+            for block in self.blocks {
+                let to = &mut groups[block.component][block.place + mcu * block.across];
+                to.fill(0);
+                let prediction = &mut self.predictions[block.component];
+                self.bits.block(self.kernels, block.dc, block.ac, prediction, to)?;
+            }
+            if self.bits.is_past_end() {
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    /// Goes over to the next restart interval where one begins.
+    #[inline(always)]
+    fn begin_mcu(&mut self) -> Option<()> {
+        if self.restart_interval > 0 {
+            if self.until_restart == 0 {
+                self.interval += 1;
+                self.bits = self.scan.interval(self.interval)?;
+                self.predictions = [0; MOST_COMPONENTS];
+                self.until_restart = self.restart_interval;
+            }
+            self.until_restart -= 1;
+        }
+        Some(())
+    }
+}
