@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""A training step on the CPU, pixels in memory: dtrain beside PyTorch eager, in f32 and under bf16 autocast.
+
+    python benchmarks/step.py target/release/dtrain MODEL_DIR [--method lora] [--batch 16] [--threads 2] [--rounds 2]
+
+Both sides load the same checkpoint: LoRA (r 16, alpha 16, dropout 0.1, query and value) through peft, or full fine-tuning.
+AdamW (fused in PyTorch), clipping at norm 1. In each round every side runs in a process of its own: 2 steps warm up, then the
+median of --steps. Peak memory is the process's largest resident set.
+"""
+import argparse, json, os, resource, statistics, subprocess, sys, time
+
+arguments = argparse.ArgumentParser()
+arguments.add_argument("program")
+arguments.add_argument("model")
+arguments.add_argument("--method", default="lora", choices=["lora", "full"])
+arguments.add_argument("--batch", type=int, default=16)
+arguments.add_argument("--classes", type=int, default=101)
+arguments.add_argument("--threads", type=int, default=2)
+arguments.add_argument("--steps", type=int, default=4)
+arguments.add_argument("--rounds", type=int, default=2)
+arguments.add_argument("--sides", default="dtrain,f32,bf16")
+arguments.add_argument("--peer", choices=["f32", "bf16"], help=argparse.SUPPRESS)
+a = arguments.parse_args()
+
+
+def peer(precision):
+    import torch
+    from transformers import AutoModelForImageClassification
+    torch.set_num_threads(a.threads)
+    model = AutoModelForImageClassification.from_pretrained(a.model, num_labels=a.classes, ignore_mismatched_sizes=True)
+    if a.method == "lora":
+        from peft import LoraConfig, get_peft_model
+        model = get_peft_model(model, LoraConfig(r=16, lora_alpha=16, lora_dropout=0.1, bias="none",
+                                                 target_modules=["q_proj", "v_proj", "query", "value"],
+                                                 modules_to_save=["classifier"]))
+    model.train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+    size = getattr(model.config, "image_size", 224)
+    pixels = torch.randn(a.batch, 3, size, size)
+    labels = torch.arange(a.batch) * 37 % a.classes
+    times = []
+    for _ in range(a.steps + 2):
+        start = time.perf_counter()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+            loss = model(pixel_values=pixels, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        times.append(time.perf_counter() - start)
+    print(json.dumps({"seconds": statistics.median(times[2:]), "loss": loss.item(),
+                      "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}))
+
+
+def ours():
+    command = [a.program, "bench", "step", a.model, "--method", a.method, "--batch", str(a.batch), "--classes", str(a.classes),
+               "--threads", str(a.threads), "--rounds", str(a.steps), "--device", "cpu", "--json"]
+    report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    step = report["rows"][-1]
+    return {"seconds": step["ms"]["median"] / 1e3, "megabytes": int(report["settings"]["peak memory"].split()[0]),
+            "share": step["% of product"]}
+
+
+def theirs(precision):
+    environment = dict(os.environ, OMP_NUM_THREADS=str(a.threads), MKL_NUM_THREADS=str(a.threads), HF_HUB_OFFLINE="1")
+    command = [sys.executable, *sys.argv, "--peer", precision]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout.splitlines()[-1])
+
+
+if a.peer:
+    peer(a.peer)
+    sys.exit()
+results = {side: [] for side in a.sides.split(",")}
+for _ in range(a.rounds):
+    for side in results:
+        results[side].append(ours() if side == "dtrain" else theirs(side))
+names = {"dtrain": "dtrain f32", "f32": "PyTorch eager f32", "bf16": "PyTorch eager, bf16 autocast"}
+mine = statistics.median(r["seconds"] for r in results["dtrain"])
+print(f"{os.path.basename(a.model.rstrip('/'))}, {a.method}, batch {a.batch}, {a.threads} threads, "
+      f"{a.rounds} rounds in turns of {a.steps} steps; median [slowest-fastest]\n")
+print("| side | images/s | peak MB | dtrain is faster by |\n|---|---|---|---|")
+for side, runs in results.items():
+    speeds = [a.batch / r["seconds"] for r in runs]
+    ratio = statistics.median(r["seconds"] for r in runs) / mine
+    note = f"{runs[0]['share']:.0f} % of the product's rate" if side == "dtrain" else f"{ratio:.2f}"
+    print(f"| {names[side]} | {statistics.median(speeds):.2f} [{min(speeds):.2f}-{max(speeds):.2f}] | "
+          f"{max(r['megabytes'] for r in runs):,} | {note} |")
