@@ -3,8 +3,8 @@
 //
 // Barriers and warp exchanges really wait, so a kernel that forgets one, or that only some threads reach, is caught: a
 // launch can run its threads in several orders (results must not differ), shared memory starts as 0xff bytes in every block, and
-// a deadlock, an overrun of shared memory or diverged collectives come back as an error text. What is left to a GPU:
-// tensor-core instructions, and speed. Blocks run one after the other; floating-point atomics are left out on purpose,
+// a deadlock, an overrun of shared memory or diverged collectives come back as an error text. Tensor-core instructions are
+// spelled out in mma.h. What is left to a GPU: speed. Blocks run one after the other; floating-point atomics are left out on purpose,
 // because their sums depend on the order.
 #pragma once
 

@@ -24,6 +24,8 @@ mod cross_entropy;
 mod dropout;
 #[path = "kernels/elementwise.rs"]
 mod elementwise;
+#[path = "kernels/preprocess.rs"]
+mod preprocess;
 #[path = "kernels/tokens.rs"]
 mod tokens;
 #[path = "kernels/values.rs"]
@@ -80,4 +82,14 @@ fn tokens_are_the_cpus() {
 #[test]
 fn attention_is_the_cpus() {
     check(attention::cases());
+}
+
+#[test]
+fn attention_on_tensor_cores_is_the_cpus() {
+    check(attention::tensor_cases());
+}
+
+#[test]
+fn preprocessing_is_the_cpus() {
+    check(preprocess::cases());
 }

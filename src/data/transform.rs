@@ -16,6 +16,7 @@ use super::augment::SampleName;
 use super::decode::Decoder;
 use super::preprocessor::{Preprocessor, Size};
 use crate::ops::jpeg::Rect;
+use crate::ops::preprocess::Cut;
 use crate::ops::resample::{Axis, Filter, Resampler};
 use crate::recipe::TransformKind;
 
@@ -144,6 +145,15 @@ impl Transform {
             },
         )?;
         Ok(rgb_hwc)
+    }
+
+    /// What becomes of a decoded, upright picture of `width` x `height`: for `ops::preprocess`.
+    pub fn cut(&self, name: SampleName, width: usize, height: usize) -> Cut {
+        self.place(name, width, height).cut()
+    }
+
+    pub fn normalization(&self) -> &Normalization {
+        &self.normalization
     }
 
     /// Where a sample comes from in an upright picture of `width` x `height`.

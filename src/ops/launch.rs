@@ -68,6 +68,31 @@ pub fn dropout(b: usize, block: usize) -> Launch {
     }
 }
 
+/// `preprocess`: a thread makes one column of `strip` rows of a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preprocess {
+    pub launch: Launch,
+    pub strip: u32,
+}
+
+impl Preprocess {
+    /// Strips are as high as leaves enough blocks for a large GPU: where one begins, rows of the picture are read again.
+    pub fn new(b: usize, height: usize, width: usize) -> Preprocess {
+        const BLOCKS: usize = 1024;
+        let tiles = width.div_ceil(BLOCK);
+        let threads = width.div_ceil(tiles).next_multiple_of(WARP);
+        let strips = BLOCKS.div_ceil((b * tiles).max(1)).clamp(1, height.div_ceil(16));
+        let strip = height.div_ceil(strips).next_multiple_of(4);
+        Preprocess {
+            launch: Launch {
+                grid: [height.div_ceil(strip) as u32, tiles as u32, b as u32],
+                ..Launch::line(1, threads)
+            },
+            strip: strip as u32,
+        }
+    }
+}
+
 /// What attention is computed on: b images, heads, sq queries and s keys of each, head width e.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttentionShape {
@@ -121,6 +146,35 @@ impl AttentionShape {
         self.blocks(self.s, 2 * (self.e + self.sq))
     }
 
+    /// `attention_tensor_forward`: a block a head; all keys and values of it in 16-bit numbers.
+    pub fn tensor_forward(self) -> Launch {
+        self.heads(self.sq, 2 * Self::sixteens(self.s) * Self::TILED * 2)
+    }
+
+    /// `attention_tensor_backward`: all of two operands, and two f32 for each query.
+    pub fn tensor_backward(self) -> Launch {
+        let (sq, s) = (Self::sixteens(self.sq), Self::sixteens(self.s));
+        self.heads(
+            self.sq.max(self.s),
+            2 * sq.max(s) * Self::TILED * 2 + 2 * sq * size_of::<f32>(),
+        )
+    }
+
+    fn sixteens(tokens: usize) -> usize {
+        tokens.next_multiple_of(16)
+    }
+
+    /// A warp takes 16 tokens at a time; as few warps as end at the same time as eight would.
+    fn heads(self, tokens: usize, shared_bytes: usize) -> Launch {
+        let tiles = tokens.div_ceil(16).max(1);
+        let warps = tiles.div_ceil(tiles.div_ceil(BLOCK / WARP));
+        Launch {
+            grid: [1, self.heads as u32, self.b as u32],
+            block: [(warps * WARP) as u32, 1, 1],
+            shared_bytes: shared_bytes as u32,
+        }
+    }
+
     fn tiles(self, tokens: usize, floats: usize) -> Launch {
         Launch {
             grid: [tokens.div_ceil(64) as u32, self.heads as u32, self.b as u32],
@@ -167,6 +221,18 @@ impl RowSums {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn preprocessing_covers_every_value_once() {
+        for (b, height, width) in [(0, 224, 224), (1, 1, 1), (3, 33, 257), (128, 224, 224), (4096, 7, 1000)] {
+            let Preprocess { launch, strip } = Preprocess::new(b, height, width);
+            let [strips, tiles, images] = launch.grid.map(|n| n as usize);
+            let (strip, threads) = (strip as usize, launch.block[0] as usize);
+            assert!(strip % 4 == 0 && (strips - 1) * strip < height && strips * strip >= height);
+            assert!(threads % 32 == 0 && threads <= 256);
+            assert!((tiles - 1) * threads < width && tiles * threads >= width && images == b);
+        }
+    }
 
     #[test]
     fn launches_cover_their_operands() {

@@ -20,6 +20,7 @@ pub mod layer_norm;
 pub mod matmul;
 pub mod parts;
 pub mod patches;
+pub mod preprocess;
 pub mod reduce;
 pub mod resample;
 pub mod residual;

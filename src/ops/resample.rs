@@ -102,7 +102,7 @@ impl Resampler {
             source.rows.start <= rows.start && rows.end <= source.rows.end,
             "rows of the source"
         );
-        match begins_vertically(horizontal, vertical) {
+        match begins_vertically(horizontal.size(), vertical.size()) {
             true => self.vertical_first(source, origin, horizontal, vertical, emit),
             false => self.horizontal_first(source, origin, horizontal, vertical, emit),
         }
@@ -170,9 +170,10 @@ impl Resampler {
     }
 }
 
-/// Pillow 13 begins with the direction that loses far more samples, if that is the vertical one.
-fn begins_vertically(horizontal: &Axis, vertical: &Axis) -> bool {
-    vertical.shrinkage() > 0 && vertical.shrinkage() > 2 * horizontal.shrinkage()
+/// Pillow 13 begins with the direction that loses far more samples, if that is the vertical one. Of each: inputs, outputs.
+pub(super) fn begins_vertically(horizontal: (usize, usize), vertical: (usize, usize)) -> bool {
+    let lost = |(inputs, outputs): (usize, usize)| inputs as isize - outputs as isize;
+    lost(vertical) > 0 && lost(vertical) > 2 * lost(horizontal)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `kernels/attention.cu` and `kernels/attention_rows.cu` against `ops::attention`.
+//! `kernels/attention.cu`, `kernels/attention_rows.cu` and `kernels/attention_tensor.cu` against `ops::attention`.
 
 use dtrain::ops::attention::{Attention, AttentionOutput, Wanted, attention, attention_backward};
 use dtrain::ops::launch::AttentionShape;
@@ -52,12 +52,42 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
+/// Those that are made of tensor-core instructions.
+pub fn tensor_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for format in [Format::F16, Format::Bf16] {
+        for (b, heads, sq, s) in [
+            (1, 1, 1, 1),
+            (2, 2, 17, 17),
+            (1, 3, 64, 64),
+            (1, 1, 197, 197),
+            (1, 1, 1, 197),
+            (1, 1, 33, 130),
+            (2, 1, 50, 9),
+        ] {
+            let shape = AttentionShape { b, heads, sq, s, e: 64 };
+            cases.extend(all(shape, format, Way::Tensor, 1.0));
+        }
+        let small = AttentionShape {
+            b: 1,
+            heads: 1,
+            sq: 9,
+            s: 70,
+            e: 64,
+        };
+        cases.push(forward(&Operands::new(small, format, 12.0), Way::Tensor, 12.0));
+        cases.push(not_finite(format, Way::Tensor));
+    }
+    cases
+}
+
 /// Which kernels compute it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
     Tiles,
     Rows,
     First,
+    Tensor,
 }
 
 /// Operands as a packed product leaves them, and what the CPU makes of them.
@@ -154,7 +184,7 @@ impl Operands {
     fn numbers(&self, way: Way) -> Vec<Arg> {
         let AttentionShape { sq, s, e, .. } = self.shape;
         let sizes: &[usize] = match way {
-            Way::Tiles => &[sq, s],
+            Way::Tiles | Way::Tensor => &[sq, s],
             Way::Rows => &[sq, s, e],
             Way::First => &[s, e],
         };
@@ -177,7 +207,11 @@ fn strides(tokens: usize, row: usize) -> [Arg; 2] {
 /// Forward, and backward with and without dK.
 fn all(shape: AttentionShape, format: Format, way: Way, size: f32) -> impl Iterator<Item = Case> {
     let operands = Operands::new(shape, format, size);
-    let backward = if way == Way::First { first_backward } else { backward };
+    let backward = match way {
+        Way::First => first_backward,
+        Way::Tensor => tensor_backward,
+        _ => backward,
+    };
     [
         forward(&operands, way, size),
         backward(&operands, way, size, Wanted::QueryKeyValue),
@@ -186,9 +220,14 @@ fn all(shape: AttentionShape, format: Format, way: Way, size: f32) -> impl Itera
     .into_iter()
 }
 
-/// Scores of size² cost as many units of f32's rounding in the exponent.
-fn tolerance(format: Format, size: f32) -> Tolerance {
-    Tolerance::arithmetic(3e-6 * (size as f64).powi(3), format)
+/// Scores of size² cost as many units of f32's rounding in the exponent. Tensor cores take probabilities p and their gradients
+/// rounded to the format: an error of ε·Σ p·|v|, where Σ p is 1 and |v| up to 4, and the like in the backward pass.
+fn tolerance(format: Format, way: Way, size: f32) -> Tolerance {
+    let products = match way {
+        Way::Tensor => 3.0 * format.epsilon() * size as f64,
+        _ => 0.0,
+    };
+    Tolerance::arithmetic(3e-6 * (size as f64).powi(3) + products, format)
 }
 
 fn forward(o: &Operands, way: Way, size: f32) -> Case {
@@ -207,10 +246,15 @@ fn forward(o: &Operands, way: Way, size: f32) -> Case {
     let suffix = o.format.suffix();
     match way {
         Way::Tiles => case.step(format!("attention_forward_{suffix}"), o.shape.queries(), args),
+        Way::Tensor => case.step(
+            format!("attention_tensor_forward_{suffix}"),
+            o.shape.tensor_forward(),
+            args,
+        ),
         _ => case.step(format!("attention_rows_forward_{suffix}"), o.shape.rows(), args),
     }
     // Expected values are rounded already: two roundings may differ by one unit.
-    let close = tolerance(o.format, size);
+    let close = tolerance(o.format, way, size);
     case.expect(
         &out,
         o.o.clone(),
@@ -282,10 +326,42 @@ fn backward(o: &Operands, way: Way, size: f32, wanted: Wanted) -> Case {
         vec![dk_arg, dv.clone()],
         strides(s, d),
     );
-    let close = tolerance(o.format, size);
+    let close = tolerance(o.format, way, size);
     case.expect(&dq, o.dq.clone(), close);
     case.expect(&dv, o.dv.clone(), close);
     if wanted == Wanted::QueryKeyValue {
+        case.expect(&dk, o.dk.clone(), close);
+    }
+    case
+}
+
+/// One launch makes all gradients.
+fn tensor_backward(o: &Operands, way: Way, size: f32, wanted: Wanted) -> Case {
+    let mut case = Case::new(format!(
+        "attention backward {way:?} {:?} {:?} size {size} {wanted:?}",
+        o.format, o.shape
+    ));
+    let AttentionShape { heads, sq, s, e, .. } = o.shape;
+    let d = heads * e;
+    let inputs = o.inputs(&mut case);
+    let [dq, dk, dv] = [&o.dq, &o.dk, &o.dv].map(|gradient| case.output(o.format, gradient.len()));
+    let all = wanted == Wanted::QueryKeyValue;
+    let mut args = vec![dq.clone(), if all { dk.clone() } else { Arg::Null }, dv.clone()];
+    args.extend(inputs.qkv);
+    args.extend([case.input(o.format, o.o.clone()), case.input(o.format, o.d_o.clone())]);
+    args.push(case.input(Format::F32, o.log_sums.clone()));
+    args.extend(inputs.q_strides.into_iter().chain(inputs.kv_strides));
+    args.extend(strides(sq, d).into_iter().chain(strides(s, d)));
+    args.extend(o.numbers(way));
+    case.step(
+        format!("attention_tensor_backward_{}", o.format.suffix()),
+        o.shape.tensor_backward(),
+        args,
+    );
+    let close = tolerance(o.format, way, size);
+    case.expect(&dq, o.dq.clone(), close);
+    case.expect(&dv, o.dv.clone(), close);
+    if all {
         case.expect(&dk, o.dk.clone(), close);
     }
     case
@@ -333,7 +409,7 @@ fn first_backward(o: &Operands, way: Way, size: f32, wanted: Wanted) -> Case {
         }
         together.extend_from_slice(dv);
     }
-    let close = tolerance(o.format, size);
+    let close = tolerance(o.format, way, size);
     case.expect(&dq, o.dq.clone(), close);
     case.expect(&dkv, together, close);
     case
@@ -362,7 +438,7 @@ fn not_finite(format: Format, way: Way) -> Case {
     let mut log_sums = o.log_sums.clone();
     log_sums[3 * 3..].fill(f32::NAN);
     log_sums[1] = f32::NAN;
-    let close = tolerance(format, 1.0);
+    let close = tolerance(format, way, 1.0);
     let inputs = case.buffers.len() - 2;
     case.expect(
         &Arg::Buffer(inputs),

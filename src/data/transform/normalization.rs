@@ -1,11 +1,12 @@
 //! u8 to f32: 256 possible values per channel, computed once with the reference's own operations, then looked up.
 
 use crate::data::preprocessor::Preprocessor;
+use crate::ops::preprocess::Values;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Normalization {
     /// `[channel, u8 value]`.
-    table: [[f32; 256]; 3],
+    table: Values,
 }
 
 impl Normalization {
@@ -35,6 +36,11 @@ impl Normalization {
         Normalization {
             table: std::array::from_fn(|channel| std::array::from_fn(|value| f(channel, value as f32))),
         }
+    }
+
+    /// What each value becomes: for `ops::preprocess`.
+    pub fn values(&self) -> &Values {
+        &self.table
     }
 
     pub fn value(&self, channel: usize, value: u8) -> f32 {

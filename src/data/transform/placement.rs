@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::ops::jpeg::Rect;
+use crate::ops::preprocess::Cut;
 use crate::ops::resample::Filter;
 
 /// How a centre crop rounds when it cannot be in the middle.
@@ -45,6 +46,24 @@ impl Placement {
             false => (side, long(crop.width, crop.height)),
         };
         Placement::squash(crop, filter, size)
+    }
+
+    /// The same, for pictures that are decoded already.
+    pub fn cut(&self) -> Cut {
+        let Placement {
+            crop,
+            resized,
+            filter,
+            offset,
+            flip,
+        } = *self;
+        Cut {
+            crop,
+            resized,
+            filter,
+            offset,
+            flip,
+        }
     }
 
     pub fn flipped(self, flip: bool) -> Placement {

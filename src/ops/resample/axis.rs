@@ -204,14 +204,23 @@ impl Axis {
         self.inputs.clone()
     }
 
+    /// First input and weights of an output of the window, in units of 2^-22; the last ones may be 0.
+    pub fn weights(&self, output: usize) -> (usize, &[i32]) {
+        if self.is_identity() {
+            return (output, &[1 << WEIGHT_BITS]);
+        }
+        let (first, weights) = self.output(output - self.outputs.start);
+        (self.inputs.start + first, weights)
+    }
+
     /// As many outputs as inputs: Pillow leaves the pass out.
     pub fn is_identity(&self) -> bool {
         self.size.0 == self.size.1
     }
 
-    /// How many samples fewer come out than go in.
-    pub(super) fn shrinkage(&self) -> isize {
-        self.size.0 as isize - self.size.1 as isize
+    /// Inputs and outputs in all.
+    pub(super) fn size(&self) -> (usize, usize) {
+        self.size
     }
 
     /// First input, counted from `inputs().start`, and weights of output `at`, counted from `outputs().start`.

@@ -1,0 +1,136 @@
+//! Decoded pictures to normalized samples: crop, resize as Pillow does it, flip, normalize, in one pass over a whole batch.
+//!
+//! Pictures are u8, rows of interleaved red green blue, of any sizes, in one flat buffer; what becomes of each is a [`Cut`].
+//! A [`Batch`] is the plan: it holds the cuts and, as `kernels/preprocess.cu` reads them, jobs and tables of weights. The
+//! weights are those of `ops::resample`, so the u8 values are Pillow's on every device. Decoding, and which part of
+//! a picture is cut out, is decided in `data`.
+
+mod tables;
+
+use rayon::prelude::*;
+
+use super::jpeg::Rect;
+use super::resample::{Axis, Filter, Planes, Resampler};
+pub use tables::Batch;
+
+/// Bytes that must be readable behind the last picture of a flat buffer.
+pub const SLACK: usize = 16;
+
+/// Where a decoded picture lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Picture {
+    /// Its first byte in the flat buffer.
+    pub start: usize,
+    pub width: usize,
+    pub height: usize,
+}
+
+/// What becomes of a picture: a crop, resized, of which a window is kept, maybe mirrored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    pub crop: Rect,
+    /// Width and height of the resized crop.
+    pub resized: (usize, usize),
+    pub filter: Filter,
+    /// Column and row of the resized crop at which the sample starts; what lies outside of it is black.
+    pub offset: (isize, isize),
+    pub flip: bool,
+}
+
+/// What each u8 value of each channel becomes.
+pub type Values = [[f32; 256]; 3];
+
+/// Writes the samples, `[b, 3, height, width]`, on the CPU.
+///
+/// Panics if `samples` is not as large as the batch, or `pixels` ends before a picture does.
+pub fn preprocess(pixels: &[u8], batch: &Batch, values: &Values, samples_bchw: &mut [f32]) {
+    let (height, width) = batch.size();
+    let plane = height * width;
+    assert_eq!(samples_bchw.len(), batch.len() * 3 * plane, "size of the samples");
+    samples_bchw
+        .par_chunks_exact_mut(3 * plane)
+        .zip(batch.pictures())
+        .for_each_init(Work::default, |work, (sample_chw, (picture, cut))| {
+            for (plane, values) in sample_chw.chunks_exact_mut(plane).zip(values) {
+                plane.fill(values[0]);
+            }
+            work.cut(pixels, picture, cut, (height, width), |channel, y, x, value| {
+                sample_chw[channel * plane + y * width + x] = values[channel][value as usize];
+            });
+        });
+}
+
+/// As [`preprocess`], but the u8 values before normalization.
+pub fn preprocess_u8(pixels: &[u8], batch: &Batch) -> Vec<u8> {
+    let (height, width) = batch.size();
+    let mut samples = vec![0; batch.len() * 3 * height * width];
+    let mut work = Work::default();
+    for ((picture, cut), sample) in batch
+        .pictures()
+        .iter()
+        .zip(samples.chunks_exact_mut(3 * height * width))
+    {
+        work.cut(pixels, picture, cut, (height, width), |channel, y, x, value| {
+            sample[(channel * height + y) * width + x] = value;
+        });
+    }
+    samples
+}
+
+#[derive(Default)]
+struct Work {
+    planes: Planes,
+    resampler: Resampler,
+    horizontal: Axis,
+    vertical: Axis,
+}
+
+impl Work {
+    /// Calls `put(channel, row, column, value)` for all of a sample that is not padding.
+    fn cut(
+        &mut self,
+        pixels: &[u8],
+        picture: &Picture,
+        cut: &Cut,
+        (height, width): (usize, usize),
+        mut put: impl FnMut(usize, usize, usize, u8),
+    ) {
+        let (columns, rows) = (cut.columns(width), cut.rows(height));
+        if columns.is_empty() || rows.is_empty() {
+            return;
+        }
+        self.horizontal
+            .set(cut.crop.width, cut.resized.0, cut.filter, columns.clone());
+        self.vertical
+            .set(cut.crop.height, cut.resized.1, cut.filter, rows.clone());
+        let Rect {
+            x,
+            y,
+            width: w,
+            height: h,
+        } = cut.crop;
+        self.planes.reshape(x..x + w, y..y + h);
+        for row in y..y + h {
+            let from = &pixels[picture.start + 3 * (row * picture.width + x)..][..3 * w];
+            for channel in 0..3 {
+                let to = self.planes.row_mut(channel, row);
+                for (to, from) in to.iter_mut().zip(from.chunks_exact(3)) {
+                    *to = from[channel];
+                }
+            }
+        }
+        self.resampler.run(
+            &self.planes,
+            (x, y),
+            &self.horizontal,
+            &self.vertical,
+            |channel, row, line| {
+                let y = (row as isize - cut.offset.1) as usize;
+                for (column, value) in columns.clone().zip(line) {
+                    let x = (column as isize - cut.offset.0) as usize;
+                    put(channel, y, if cut.flip { width - 1 - x } else { x }, *value);
+                }
+            },
+        );
+    }
+}
