@@ -193,7 +193,7 @@ fn nonsense_values_are_refused_with_flag_value_and_range() {
         ("--eval-steps 0", "from 1"),
         ("--save-steps 0", "from 1"),
         ("--save-total-limit 0", "from 1"),
-        ("--metric-for-best-model f1", "accuracy"),
+        ("--metric-for-best-model f2", "accuracy"),
         ("--threads 0", "from 1"),
         ("--seed -1", "-1"),
         ("--seed many", "many"),

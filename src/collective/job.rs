@@ -2,6 +2,7 @@
 //!
 //! Leaving `main` instead would call `MPI_Finalize`, which waits for ranks that wait in a collective call.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ pub fn job(body: impl FnOnce(&Arc<dyn Collective>) -> Result<()>) -> ExitCode {
     let collective = match join() {
         Ok(collective) => collective,
         Err(error) => {
-            eprintln!("error: {error}");
+            tell(&format!("error: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -30,7 +31,7 @@ pub fn job(body: impl FnOnce(&Arc<dyn Collective>) -> Result<()>) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) if collective.world() == 1 => {
-            eprintln!("error: {error}");
+            tell(&format!("error: {error}"));
             ExitCode::from(code_of(&error))
         }
         Err(error) => {
@@ -43,8 +44,13 @@ pub fn job(body: impl FnOnce(&Arc<dyn Collective>) -> Result<()>) -> ExitCode {
 /// Says what ends the job, unless a lower rank says it first; the exit code.
 pub(super) fn last_words(rank: usize, world: usize, error: &Error) -> i32 {
     wait_for_lower_ranks(rank);
-    eprintln!("error on {}: {error}", place(rank, world));
+    tell(&format!("error on {}: {error}", place(rank, world)));
     code_of(error).into()
+}
+
+/// Writes a message at once, so that the launcher and other ranks cannot write into the middle of it.
+fn tell(message: &str) {
+    let _ = std::io::stderr().write_all(format!("{message}\n").as_bytes());
 }
 
 /// 75 says to batch systems that the same command, started again, goes on (EX_TEMPFAIL of sysexits.h).
@@ -70,7 +76,9 @@ fn end_all_on_panic(collective: Arc<dyn Collective>) {
         if panic_becomes_an_error() {
             return;
         }
-        eprintln!("error on {place}: {panic}\n  to do: this is a bug of dtrain, please report it");
+        tell(&format!(
+            "error on {place}: {panic}\n  to do: this is a bug of dtrain, please report it"
+        ));
         collective.abort(101)
     }));
 }

@@ -1,5 +1,6 @@
 //! What a run tells people and files: progress, history, result files, tables, the model card.
 
+mod bottleneck;
 mod class_report;
 mod history;
 mod metrics;
@@ -10,6 +11,7 @@ mod results;
 mod stages;
 mod table;
 
+pub use bottleneck::{Supply, bottleneck};
 pub use class_report::{FILE_NAME as CLASSES_FILE, classes_json, classes_table};
 pub use history::{EvaluationEntry, LogEntry, LossEntry, TotalsEntry, TrainerState};
 pub use metrics::{ClassFigures, Confusion, Figures, Outcome};

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::{Stage, Stages, TrainerState};
+use super::{Stage, Stages, Supply, TrainerState};
 
 /// One line an evaluation, in Markdown: epoch, the last logged training loss, validation loss and accuracy.
 pub fn epochs_table(state: &TrainerState) -> String {
@@ -30,8 +30,8 @@ pub fn epochs_table(state: &TrainerState) -> String {
     table
 }
 
-/// One line a stage: seconds and share of the whole.
-pub fn stages_table(stages: &Stages) -> String {
+/// One line a stage: seconds and share of the whole; then what the decoding threads did meanwhile, and how busy they were.
+pub fn stages_table(stages: &Stages, supply: &Supply) -> String {
     let whole = stages.elapsed();
     let booked: Duration = Stage::ALL.iter().map(|&stage| stages.spent(stage)).sum();
     let mut table = String::new();
@@ -45,6 +45,16 @@ pub fn stages_table(stages: &Stages) -> String {
         let _ = writeln!(table, "  {name:<16} {:>9.2} s {share:>5.1} %", spent.as_secs_f64());
     }
     let _ = writeln!(table, "  {:<16} {:>9.2} s", "in all", whole.as_secs_f64());
+    let threads = whole.as_secs_f64().max(1e-9) * supply.threads.max(1) as f64;
+    for (name, spent) in [("decode", supply.decode), ("crop, normalize", supply.resample)] {
+        let seconds = spent.as_secs_f64();
+        let share = 100.0 * seconds / threads;
+        let _ = writeln!(
+            table,
+            "  {name:<16} {seconds:>9.2} s {share:>5.1} % of {} decoding thread(s)",
+            supply.threads
+        );
+    }
     table
 }
 

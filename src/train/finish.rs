@@ -8,8 +8,8 @@ use crate::collective::share;
 use crate::error::Result;
 use crate::ops::storage;
 use crate::report::{
-    CLASSES_FILE, Confusion, EvaluationEntry, LogEntry, ModelCard, Outcome, PREDICTIONS_FILE, Results, Stage,
-    TotalsEntry, TrainerState, classes_json, classes_table, epochs_table, predictions_csv, stages_table,
+    CLASSES_FILE, Confusion, EvaluationEntry, LogEntry, ModelCard, Outcome, PREDICTIONS_FILE, Results, Stage, Supply,
+    TotalsEntry, TrainerState, bottleneck, classes_json, classes_table, epochs_table, predictions_csv, stages_table,
 };
 
 /// What is left of a run that was completed.
@@ -165,7 +165,18 @@ impl Trainer<'_> {
             "training: loss {:.4}, {:.1} s, {:.1} images/s\n",
             train.train_loss, train.train_runtime, train.train_samples_per_second
         );
-        println!("time of rank 0 in this session:\n{}", stages_table(&self.stages));
+        let busy = self.loader.statistics();
+        let supply = Supply {
+            images: busy.images,
+            decode: busy.decode,
+            resample: busy.resample,
+            threads: self.run.loader_threads,
+        };
+        println!(
+            "time of rank 0 since its start:\n{}",
+            stages_table(&self.stages, &supply)
+        );
+        println!("{}\n", bottleneck(&self.stages, &supply, self.collective.world()));
         if self.bad_images.count() > 0 {
             println!(
                 "{} image(s) could not be read and were left out; they are named above",

@@ -1,0 +1,124 @@
+//! What held a run up, in one sentence, with what to change.
+
+use std::time::Duration;
+
+use super::{Stage, Stages, duration};
+
+/// What the threads that make images ready did meanwhile.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Supply {
+    pub images: u64,
+    /// Time of all threads together: decoding, and cropping to normalizing.
+    pub decode: Duration,
+    pub resample: Duration,
+    pub threads: usize,
+}
+
+/// Shares of the time booked on all stages from which a stage counts as what held the run up.
+const NOTICEABLE_WAIT: f64 = 0.10;
+const LARGE: f64 = 0.35;
+
+/// One sentence on the largest cost that could be avoided. Training itself is what a run is for: it is named where nothing
+/// else took much.
+pub fn bottleneck(stages: &Stages, supply: &Supply, world: usize) -> String {
+    let seconds = |stage| stages.spent(stage).as_secs_f64();
+    let all: f64 = Stage::ALL.iter().map(|&stage| seconds(stage)).sum();
+    if all <= 0.0 {
+        return "Bottleneck: none, nothing was done.".to_owned();
+    }
+    let share = |stage| seconds(stage) / all;
+    let percent = |stage| 100.0 * share(stage);
+    if share(Stage::WaitForData) >= NOTICEABLE_WAIT {
+        return format!(
+            "Bottleneck: images. Training waited {:.0} % of the time for {}, which can make {} ready; raise \
+             --dataloader-num-workers if cores are free, or store the images smaller.",
+            percent(Stage::WaitForData),
+            threads(supply.threads),
+            rate(supply),
+        );
+    }
+    if world > 1 && share(Stage::AllReduce) >= NOTICEABLE_WAIT {
+        return format!(
+            "Bottleneck: the other ranks. {:.0} % of the time went into sums over ranks and waiting for slower ones; raise \
+             --gradient-accumulation-steps, or look for a rank whose cores or GPU are shared.",
+            percent(Stage::AllReduce),
+        );
+    }
+    if share(Stage::Checkpoint) >= NOTICEABLE_WAIT {
+        return format!(
+            "Bottleneck: checkpoints. Writing took {} ({:.0} %); save less often (--save-steps), or to a faster disk.",
+            duration(stages.spent(Stage::Checkpoint)),
+            percent(Stage::Checkpoint),
+        );
+    }
+    if share(Stage::Evaluation) >= LARGE {
+        return format!(
+            "Bottleneck: evaluation, {:.0} % of the time; evaluate less often (--eval-steps) or on fewer samples \
+             (--validation-split with a slice).",
+            percent(Stage::Evaluation),
+        );
+    }
+    format!(
+        "Bottleneck: computing, {:.0} % of the time (forward {:.0}, backward {:.0}, optimizer {:.0}); images could come at {}, \
+         so more or faster cores or GPUs make the run faster.",
+        percent(Stage::Forward) + percent(Stage::Backward) + percent(Stage::Optimizer),
+        percent(Stage::Forward),
+        percent(Stage::Backward),
+        percent(Stage::Optimizer),
+        rate(supply),
+    )
+}
+
+fn threads(count: usize) -> String {
+    match count {
+        1 => "the one thread that decodes".to_owned(),
+        n => format!("the {n} threads that decode"),
+    }
+}
+
+/// Images per second of all threads when none of them waits.
+fn rate(supply: &Supply) -> String {
+    let busy = (supply.decode + supply.resample).as_secs_f64();
+    match busy > 0.0 {
+        true => format!("{:.0} images/s", (supply.images * supply.threads as u64) as f64 / busy),
+        false => "any speed".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sentence(spent: &[(Stage, u64)], world: usize) -> String {
+        let mut stages = Stages::begin();
+        for &(stage, seconds) in spent {
+            stages.add(stage, Duration::from_secs(seconds));
+        }
+        let supply = Supply {
+            images: 1000,
+            decode: Duration::from_secs(4),
+            resample: Duration::from_secs(1),
+            threads: 2,
+        };
+        bottleneck(&stages, &supply, world)
+    }
+
+    #[test]
+    fn the_largest_avoidable_cost_is_named() {
+        use Stage::*;
+        let starved = sentence(&[(WaitForData, 50), (Forward, 30), (Backward, 20)], 1);
+        assert!(
+            starved.contains("images") && starved.contains("waited 50 %") && starved.contains("400 images/s"),
+            "{starved}"
+        );
+        let computing = sentence(&[(WaitForData, 1), (Forward, 49), (Backward, 50)], 1);
+        assert!(computing.contains("computing, 99 %"), "{computing}");
+        let waiting = sentence(&[(Forward, 40), (Backward, 40), (AllReduce, 20)], 2);
+        assert!(waiting.contains("other ranks"), "{waiting}");
+        // A single process sums nothing; what is booked there is bookkeeping.
+        assert!(sentence(&[(Forward, 40), (AllReduce, 20)], 1).contains("computing"));
+        assert!(sentence(&[(Forward, 40), (Checkpoint, 20)], 1).contains("--save-steps"));
+        assert!(sentence(&[(Forward, 40), (Evaluation, 60)], 1).contains("--eval-steps"));
+        assert!(sentence(&[], 1).contains("none"));
+    }
+}
