@@ -62,9 +62,11 @@ pub enum Error {
 
     /// The GPU's memory is full.
     #[error(
-        "the GPU is out of memory: {needed_gib:.2} GiB were asked for, {free_gib:.2} of {total_gib:.2} GiB are free\n  to do: lower --per-device-train-batch-size (and raise --gradient-accumulation-steps to keep the global batch), or end other programs on the GPU"
+        "the GPU is out of memory in {what}: {needed_gib:.2} GiB were asked for, {free_gib:.2} of {total_gib:.2} GiB are free\n  to do: lower --per-device-train-batch-size (and raise --gradient-accumulation-steps to keep the global batch) or --per-device-eval-batch-size, add --gradient-checkpointing, or end other programs on the GPU"
     )]
     GpuMemory {
+        /// Who wanted it.
+        what: String,
         needed_gib: f64,
         free_gib: f64,
         total_gib: f64,
@@ -109,6 +111,24 @@ impl Error {
 }
 
 impl Error {
+    /// Says what wanted the memory that a GPU does not have.
+    pub fn wanted_by(self, what: impl FnOnce() -> String) -> Self {
+        match self {
+            Error::GpuMemory {
+                needed_gib,
+                free_gib,
+                total_gib,
+                ..
+            } => Error::GpuMemory {
+                what: what(),
+                needed_gib,
+                free_gib,
+                total_gib,
+            },
+            other => other,
+        }
+    }
+
     /// Names the optimizer step, unless the error does so itself.
     pub fn at_step(self, step: u64) -> Self {
         match self {

@@ -96,6 +96,9 @@ pub struct Values {
     /// Samples of an evaluation batch of one rank
     #[arg(long, value_name = "N", help_heading = "Training")]
     per_device_eval_batch_size: Option<u32>,
+    /// Keep only the inputs of the model's blocks and compute the rest once more: less memory, more time, the same results
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean, help_heading = "Training")]
+    gradient_checkpointing: Option<bool>,
     /// Peak learning rate
     #[arg(long, value_name = "X", help_heading = "Training")]
     learning_rate: Option<f64>,

@@ -3,15 +3,62 @@
 //! It is an estimate of the peak, meant to be right within a fifth: what the layers keep is counted as `nn::Block` lists it.
 
 use crate::model::VitConfig;
-use crate::recipe::Method;
+use crate::recipe::{Method, Precision, Recipe};
 use crate::train::{Inputs, Run};
 
 const F32: usize = 4;
 /// Program, libraries, allocator, thread stacks.
 const PROGRAM: usize = 40 << 20;
 
-/// Bytes of a rank on the CPU.
-pub fn estimate(run: &Run, inputs: &Inputs) -> usize {
+/// What cuBLASLt works in.
+const WORKSPACE: usize = 32 << 20;
+
+/// Bytes of a rank in the machine's memory, and on its GPU if it has one (CUDA itself takes another half a GB there).
+pub struct Estimate {
+    pub host: usize,
+    pub gpu: Option<usize>,
+}
+
+pub fn estimate(run: &Run, inputs: &Inputs) -> Estimate {
+    match run.device.is_cpu() {
+        true => Estimate {
+            host: on_cpu(run, inputs),
+            gpu: None,
+        },
+        false => Estimate {
+            host: PROGRAM + F32 * (inputs.model.total_count() + batches(run, inputs)),
+            gpu: Some(on_gpu(run, inputs)),
+        },
+    }
+}
+
+/// Normalized pixels that a loader holds, ready or in the making, and those in use.
+fn batches(run: &Run, inputs: &Inputs) -> usize {
+    let batch = run.recipe.per_device_train_batch_size;
+    (4 + 2 * run.loader_threads / batch.max(1)) * batch * pixels(inputs.model.config())
+}
+
+fn on_gpu(run: &Run, inputs: &Inputs) -> usize {
+    let config = inputs.model.config();
+    let recipe = &run.recipe;
+    let (trained, all) = (inputs.model.trainable_count(), inputs.model.total_count());
+    let (own, compute) = match run.precision {
+        Precision::Fp32 => (4 * F32, F32),
+        // Values, gradients and moments in f32, and the rounded values.
+        Precision::Fp16 | Precision::Bf16 => (4 * F32 + 2, 2),
+    };
+    let weights = trained * own + (all - trained.min(all)) * compute;
+    let training = recipe.per_device_train_batch_size * step(config, recipe);
+    let evaluating = recipe.per_device_eval_batch_size.min(run.eval_samples) * passing(config);
+    let inputs = recipe.per_device_train_batch_size * pixels(config) * (F32 + compute);
+    WORKSPACE + weights + inputs + compute * training.max(evaluating)
+}
+
+fn pixels(config: &VitConfig) -> usize {
+    config.channels * config.image_height * config.image_width
+}
+
+fn on_cpu(run: &Run, inputs: &Inputs) -> usize {
     let config = inputs.model.config();
     let recipe = &run.recipe;
     let (trained, all) = (inputs.model.trainable_count(), inputs.model.total_count());
@@ -19,11 +66,11 @@ pub fn estimate(run: &Run, inputs: &Inputs) -> usize {
         recipe.per_device_train_batch_size,
         recipe.per_device_eval_batch_size.min(run.eval_samples),
     );
-    let image = 3 * config.image_height * config.image_width;
+    let image = pixels(config);
     // Batches that a loader holds, ready or in the making, and the one in use; that of training stays while another one
     // evaluates.
     let ahead = |batch: usize| (4 + 2 * run.loader_threads / batch.max(1)) * batch * image;
-    let training = train * step(config, recipe.method);
+    let training = train * step(config, recipe);
     let evaluating = eval * passing(config) + ahead(eval);
     let floats = weights(recipe.method, trained, all) + ahead(train) + training.max(evaluating);
     PROGRAM + F32 * floats
@@ -40,12 +87,13 @@ fn weights(method: Method, trained: usize, all: usize) -> usize {
 }
 
 /// Floats of one image in a training step: what is kept of all blocks, and what passes through one.
-fn step(config: &VitConfig, method: Method) -> usize {
+fn step(config: &VitConfig, recipe: &Recipe) -> usize {
     let (s, d, m) = (config.tokens(), config.hidden_size, config.intermediate_size);
     // x, q, k, v, the heads' output, x_mid and the MLP's inner values.
     let block = s * (6 * d + m);
-    match method {
+    match recipe.method {
         Method::Head => passing(config),
+        _ if recipe.gradient_checkpointing => config.layers * s * d + block + passing(config),
         Method::Lora | Method::Full => config.layers * block + passing(config),
     }
 }

@@ -144,7 +144,11 @@ impl fmt::Display for Preflight<'_> {
             plural(run.world, "rank"),
             recipe.gradient_accumulation_steps
         );
-        let memory = format!("about {} a rank", bytes(memory::estimate(run, self.inputs)));
+        let estimate = memory::estimate(run, self.inputs);
+        let memory = match estimate.gpu {
+            None => format!("about {} a rank", bytes(estimate.host)),
+            Some(gpu) => format!("about {} a rank, and {} on its GPU", bytes(estimate.host), bytes(gpu)),
+        };
         section(f, "model", &self.model())?;
         section(f, "dataset", &self.dataset())?;
         section(f, "classes", &self.classes())?;

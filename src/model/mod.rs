@@ -3,6 +3,7 @@
 pub mod adapter;
 pub mod config;
 pub mod lora;
+mod kept;
 pub mod names;
 pub mod report;
 pub mod vit;
@@ -13,6 +14,7 @@ mod build;
 pub use crate::ops::dropout::DropoutNames;
 pub use build::counts;
 pub use config::VitConfig;
+pub use kept::Activations;
 pub use lora::LoraConfig;
 pub use report::LoadReport;
 pub use vit::{Training, Vit};

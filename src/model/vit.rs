@@ -9,15 +9,15 @@ use std::path::Path;
 use candle_core::{DType, Tensor};
 
 use super::build::{self, Parts, Source};
+use super::kept::{Activations, Kept, OfBlock, OwnedNames};
 use super::names;
 use super::weights::{self, Checkpoint};
 use super::{LoadReport, LoraConfig, VitConfig};
 use crate::error::{Error, IoContext, Result};
-use crate::nn::{Below, Block, BlockKept, Embeddings, LayerNorm, Linear};
+use crate::nn::{Below, Block, Embeddings, LayerNorm, Linear};
 use crate::ops::cast::cast;
 use crate::ops::device::Placement;
 use crate::ops::dropout::DropoutNames;
-use crate::ops::layer_norm::Moments;
 use crate::ops::storage::tensor;
 use crate::optim::Parameters;
 
@@ -44,24 +44,8 @@ pub struct Vit {
     classifier: Linear,
     /// Every tensor of the model under its file name; views of the layers' weights.
     pub(super) named: Vec<(String, Tensor)>,
+    activations: Activations,
     kept: Option<Kept>,
-}
-
-/// What backward needs of the last forward.
-struct Kept {
-    patches_btk: Option<Tensor>,
-    /// From the lowest trained block on.
-    blocks: Vec<BlockKept>,
-    x_b1d: Tensor,
-    moments: Moments,
-    features_b1d: Tensor,
-    names: Option<OwnedNames>,
-}
-
-struct OwnedNames {
-    seed: u64,
-    epoch: u32,
-    samples: Vec<u64>,
 }
 
 impl Vit {
@@ -101,6 +85,11 @@ impl Vit {
         &self.named
     }
 
+    /// For the forward passes to come; at first all is kept.
+    pub fn set_activations(&mut self, activations: Activations) {
+        self.activations = activations;
+    }
+
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
@@ -132,7 +121,10 @@ impl Vit {
         for (i, block) in self.blocks.iter().enumerate() {
             let (y, kept) = block.forward(&x, dropout)?;
             if i >= lowest {
-                kept_blocks.push(kept);
+                kept_blocks.push(match self.activations {
+                    Activations::Kept => OfBlock::All(kept),
+                    Activations::Recomputed => OfBlock::Input(x),
+                });
             }
             x = y;
         }
@@ -144,11 +136,7 @@ impl Vit {
             x_b1d: x,
             moments,
             features_b1d,
-            names: dropout.map(|names| OwnedNames {
-                seed: names.seed,
-                epoch: names.epoch,
-                samples: names.samples.to_vec(),
-            }),
+            names: dropout.map(OwnedNames::of),
         });
         Ok(logits)
     }
@@ -167,17 +155,17 @@ impl Vit {
         if self.training == Training::Head {
             return Ok(());
         }
-        let names = kept.names.as_ref().map(|names| DropoutNames {
-            seed: names.seed,
-            epoch: names.epoch,
-            samples: &names.samples,
-        });
+        let names = kept.names.take();
+        let names = names.as_ref().map(OwnedNames::names);
         let dfeatures = self.classifier.backward(&dlogits_b1c)?;
         let mut dx = kept.x_b1d.zeros_like()?;
         self.norm.backward_into(&dx, &dfeatures, &kept.x_b1d, &kept.moments)?;
         let lowest = self.lowest();
         for (i, block) in self.blocks.iter().enumerate().skip(lowest).rev() {
-            let block_kept = kept.blocks.pop().expect("one for every block from the lowest on");
+            let block_kept = match kept.blocks.pop().expect("one for every block from the lowest on") {
+                OfBlock::All(kept) => kept,
+                OfBlock::Input(x_bsd) => block.activations(&x_bsd, names.as_ref())?,
+            };
             let below = match i == lowest && self.training != Training::Full {
                 true => Below::NotNeeded,
                 false => Below::Needed,
@@ -240,6 +228,7 @@ impl Vit {
             norm,
             classifier,
             named,
+            activations: Activations::Kept,
             kept: None,
         };
         Ok((vit, report))

@@ -48,6 +48,13 @@ pub struct BlockKept {
 impl Block {
     /// x[b,s,d] → [b,s,d], or [b,1,d] if only CLS leaves the block.
     pub fn forward(&self, x_bsd: &Tensor, names: Option<&DropoutNames>) -> Result<(Tensor, BlockKept)> {
+        let kept = self.activations(x_bsd, names)?;
+        let y = self.mlp.down.forward_onto(&kept.x_mid_bqd, &gelu::gelu(&kept.z_bqm)?)?;
+        Ok((y, kept))
+    }
+
+    /// What the backward pass needs, out of the block's input: all of the forward pass but its last product.
+    pub fn activations(&self, x_bsd: &Tensor, names: Option<&DropoutNames>) -> Result<BlockKept> {
         let queries = self.queries(x_bsd)?;
         let (h, moments_before) = self.norm_before.forward(x_bsd)?;
         let attention = self.attention.forward(&h, queries, names)?;
@@ -55,16 +62,14 @@ impl Block {
         let x_mid_bqd = self.attention.output.forward_onto(&residual, attention.o_bqd())?;
         let (h, moments_after) = self.norm_after.forward(&x_mid_bqd)?;
         let z_bqm = self.mlp.up.forward(&h)?;
-        let y = self.mlp.down.forward_onto(&x_mid_bqd, &gelu::gelu(&z_bqm)?)?;
-        let kept = BlockKept {
+        Ok(BlockKept {
             x_bsd: x_bsd.clone(),
             moments_before,
             attention,
             x_mid_bqd,
             moments_after,
             z_bqm,
-        };
-        Ok((y, kept))
+        })
     }
 
     /// From dy to dx (None if nobody below needs it), adding to the gradients of all trained weights. `dy` is used up.

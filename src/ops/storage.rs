@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, Range};
 
-use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Shape, Storage, StorageRef, Tensor};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage, StorageRef, Tensor};
 
 use crate::error::{Error, Result};
 
@@ -99,6 +99,15 @@ pub(crate) fn unwritten(n: usize) -> Vec<f32> {
 /// A CPU tensor that takes over `values`.
 pub fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, shape.into(), &Device::Cpu)?)
+}
+
+/// `n` zeros.
+pub fn zeros(n: usize, dtype: DType, device: &Device) -> Result<Tensor> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => super::cuda::memory::zeros(n, dtype, device),
+        _ => Ok(Tensor::zeros(n, dtype, device)?),
+    }
 }
 
 /// A refusal of operands: always a bug of a caller.

@@ -5,6 +5,7 @@ use candle_core::{DType, Tensor};
 use super::Parameters;
 use crate::error::Result;
 use crate::ops::adamw::{AdamWStep, Decayed, adamw};
+use crate::ops::storage::zeros;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWConfig {
@@ -40,7 +41,7 @@ pub struct AdamW {
 
 impl AdamW {
     pub fn new(parameters: &Parameters, config: AdamWConfig) -> Result<Self> {
-        let zeros = || Tensor::zeros(parameters.count(), DType::F32, parameters.values.device());
+        let zeros = || zeros(parameters.count(), DType::F32, parameters.values.device());
         Ok(AdamW {
             config,
             decayed: Decayed::new(

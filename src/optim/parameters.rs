@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::ops::cast::cast_into;
 use crate::ops::device::Placement;
 use crate::ops::reduce;
+use crate::ops::storage::zeros;
 
 /// Flat buffers and the names of what lies in them, without gaps.
 #[derive(Clone)]
@@ -80,11 +81,11 @@ impl Parameters {
         let n = layout.count();
         let Placement { device, compute } = placement.into();
         Ok(Parameters {
-            values: Tensor::zeros(n, DType::F32, &device)?,
-            gradients: Tensor::zeros(n, DType::F32, &device)?,
+            values: zeros(n, DType::F32, &device)?,
+            gradients: zeros(n, DType::F32, &device)?,
             rounded: match compute {
                 DType::F32 => None,
-                half => Some(Tensor::zeros(n, half, &device)?),
+                half => Some(zeros(n, half, &device)?),
             },
             entries: layout.entries,
         })

@@ -65,6 +65,8 @@ pub struct Recipe {
     pub per_device_train_batch_size: usize,
     pub gradient_accumulation_steps: usize,
     pub per_device_eval_batch_size: usize,
+    /// Keep only the inputs of the model's blocks and compute the rest once more: less memory, more time, the same results.
+    pub gradient_checkpointing: bool,
 
     // The optimizer.
     pub learning_rate: f64,

@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 
 use super::bad_images::BadImages;
 use crate::collective::{Collective, gather};
 use crate::data::{Dataset, Loader, LoaderConfig, MicroBatch, evaluation_share};
 use crate::error::{Error, Result};
 use crate::model::Vit;
+use crate::ops::cast::sent;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::storage::values;
 use crate::report::{Figures, Outcome};
@@ -53,8 +54,9 @@ impl Evaluator {
             if batch.samples.is_empty() {
                 continue;
             }
-            let logits_bc = model
-                .infer(&batch.pixels_bchw.to_device(&self.device)?)?
+            let logits_bc = sent(&batch.pixels_bchw, &self.device, DType::F32)
+                .and_then(|pixels_bchw| model.infer(&pixels_bchw))
+                .map_err(|error| error.wanted_by(|| format!("the evaluation of {} images", batch.samples.len())))?
                 .to_device(&Device::Cpu)?;
             let losses = cross_entropy(&logits_bc, &batch.labels, self.label_smoothing, 1.0)?.losses;
             let (logits, classes) = (values(&logits_bc)?, logits_bc.dims()[1]);

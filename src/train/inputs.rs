@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::data::{Columns, Dataset, Preprocessor, TestSize};
 use crate::error::{Error, Result};
-use crate::model::{LoadReport, LoraConfig, Training, Vit};
+use crate::model::{Activations, LoadReport, LoraConfig, Training, Vit};
 use crate::ops::device::Placement;
 use crate::recipe::{Method, Recipe};
 
@@ -88,6 +88,9 @@ impl Inputs {
         let mut loaded = vec![report];
         if let (Method::Lora, Some(adapter)) = (recipe.method, &recipe.adapter) {
             loaded.push(model.load_adapter(adapter)?);
+        }
+        if recipe.gradient_checkpointing {
+            model.set_activations(Activations::Recomputed);
         }
         Ok(Inputs {
             splits,

@@ -39,6 +39,7 @@ const IRRELEVANT: &[&str] = &[
     "per_device_train_batch_size",
     "per_device_eval_batch_size",
     "gradient_accumulation_steps",
+    "gradient_checkpointing",
     "dataloader_num_workers",
     "threads",
     "save_total_limit",

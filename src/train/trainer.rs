@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use candle_core::DType;
+
 use super::Run;
 use super::bad_images::BadImages;
 use super::checkpoint::LossSums;
@@ -17,8 +19,9 @@ use super::patience::without_progress;
 use super::stop::StopRequests;
 use crate::collective::Collective;
 use crate::data::{Loader, Plan, Preprocessor};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{DropoutNames, Vit};
+use crate::ops::cast::sent;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce;
 use crate::optim::{AdamW, GradScaler, Gradients, LearningRate};
@@ -102,7 +105,8 @@ impl<'a> Trainer<'a> {
             if batch.samples.is_empty() {
                 continue;
             }
-            let pixels_bchw = batch.pixels_bchw.to_device(&self.run.device)?;
+            let wants =
+                |pass: &str, error: Error| error.wanted_by(|| format!("the {pass} of {} images", batch.samples.len()));
             let dropout = DropoutNames {
                 seed: recipe.seed,
                 epoch: batch.epoch,
@@ -110,12 +114,17 @@ impl<'a> Trainer<'a> {
             };
             let logits_bc = self
                 .stages
-                .time(Stage::Forward, || self.model.forward(&pixels_bchw, Some(&dropout)))?;
+                .time(Stage::Forward, || {
+                    let pixels_bchw = sent(&batch.pixels_bchw, &self.run.device, DType::F32)?;
+                    self.model.forward(&pixels_bchw, Some(&dropout))
+                })
+                .map_err(|error| wants("forward pass", error))?;
             let scale = self.loss_scale() / planned as f64;
             let entropy = cross_entropy(&logits_bc, &batch.labels, recipe.label_smoothing_factor, scale)?;
             health::finite_loss(entropy.sum_loss, step, self.collective, &batch.samples)?;
             self.stages
-                .time(Stage::Backward, || self.model.backward(&entropy.dlogits_bc))?;
+                .time(Stage::Backward, || self.model.backward(&entropy.dlogits_bc))
+                .map_err(|error| wants("backward pass", error))?;
             loss += entropy.sum_loss;
             images += batch.samples.len();
         }

@@ -1,7 +1,7 @@
 //! Whole models: gradients of every way of training, their sums, and what may not change them.
 
 use candle_core::{DType, Device, Tensor};
-use dtrain::model::{DropoutNames, LoraConfig, Training, Vit, VitConfig};
+use dtrain::model::{Activations, DropoutNames, LoraConfig, Training, Vit, VitConfig};
 use dtrain::nn::Projection;
 use dtrain::ops::cross_entropy::cross_entropy;
 use dtrain::ops::dropout::{Dropout, dropout};
@@ -71,6 +71,31 @@ fn gradients_add_up_and_an_empty_batch_adds_nothing() {
             (2.0 * once - twice).abs() <= 1e-5 * (1.0 + once.abs()),
             "{once} {twice}"
         );
+    }
+}
+
+#[test]
+fn activations_that_are_computed_again_change_no_bit() {
+    for training in [
+        Training::Full,
+        Training::Lora(LoraConfig::new(2, 3.0, 0.25, &["query".into()]).unwrap()),
+    ] {
+        let gradients = |activations: Activations| {
+            let mut vit = lively(&training);
+            vit.set_activations(activations);
+            let samples = [5, 7];
+            let names = DropoutNames {
+                seed: 11,
+                epoch: 3,
+                samples: &samples,
+            };
+            vit.forward(&random(&[2, 3, 12, 12], 1, 1.0), Some(&names)).unwrap();
+            vit.backward(&random(&[2, 4], 2, 1.0)).unwrap();
+            vit.parameters().gradients.to_vec1::<f32>().unwrap()
+        };
+        let kept = gradients(Activations::Kept);
+        assert!(kept.iter().any(|x| *x != 0.0));
+        assert!(kept == gradients(Activations::Recomputed));
     }
 }
 

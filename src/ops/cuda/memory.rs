@@ -169,6 +169,13 @@ pub fn sent(here: &Tensor, device: &Device, dtype: DType) -> Result<Tensor> {
     Ok(there)
 }
 
+pub fn zeros(n: usize, dtype: DType, device: &Device) -> Result<Tensor> {
+    let gpu = Gpu::of(device)?;
+    let fresh = Output::new(&gpu, n, dtype)?;
+    clear(&gpu, fresh.address, n * dtype.size_in_bytes())?;
+    Ok(fresh.into_tensor(n))
+}
+
 /// A tensor of `values` on the GPU.
 pub fn uploaded<T: DeviceRepr>(gpu: &Gpu, values: &[T], dtype: DType) -> Result<Output> {
     let output = Output::new(gpu, values.len(), dtype)?;
@@ -225,6 +232,7 @@ fn refused(error: DriverError, bytes: usize) -> Error {
     let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
     let (free, total) = result::mem_get_info().unwrap_or((0, 0));
     Error::GpuMemory {
+        what: "loading the model".to_owned(),
         needed_gib: gib(bytes),
         free_gib: gib(free),
         total_gib: gib(total),
