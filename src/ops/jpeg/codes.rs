@@ -76,36 +76,21 @@ impl Codes {
     #[cold]
     #[inline(never)]
     pub fn longer(&self, bits: u64) -> Option<(u32, u8)> {
-        self.find::<16>((bits >> 48) as u32)
-    }
-
-    /// Length and meaning of the code that begins `window`, if it is whole.
-    pub fn find<const BITS: u32>(&self, window: u32) -> Option<(u32, u8)> {
-        let window = window << (16 - BITS);
-        let length = (1..=BITS as usize).find(|length| window < self.limits[*length])?;
+        let window = (bits >> 48) as u32;
+        let length = (1..=16).find(|length: &usize| window < self.limits[*length])?;
         let place = (window >> (16 - length)) as i32 + self.offsets[length];
         Some((length as u32, self.symbols[place as usize & 255]))
     }
 
-    /// The symbol that begins `bits` bits, for all 2^bits of them; its number of bits is 0 where it is not whole.
-    pub fn tabulate<const ALL: usize>(&self, bits: u32) -> [Symbol; ALL] {
-        let mut table = [Symbol::default(); ALL];
-        let mut start = 0;
-        for length in 1..=bits {
-            let end = (self.limits[length as usize] >> (16 - bits)) as usize;
-            let behind = bits - length;
-            for (number, same_code) in table[start..end].chunks_exact_mut(1 << behind).enumerate() {
-                let place = ((start >> behind) + number) as i32 + self.offsets[length as usize];
-                let symbol = self.symbols[place as usize & 255];
-                let Some(rest) = behind.checked_sub((symbol & 15) as u32) else {
-                    continue;
-                };
-                for (value, same) in same_code.chunks_exact_mut(1 << rest).enumerate() {
-                    same.fill(Symbol::new(length, symbol, value as u32));
-                }
-            }
-            start = end;
-        }
-        table
+    /// All codes of up to `longest` bits, in increasing order: length, code, symbol.
+    pub fn all(&self, longest: u32) -> impl Iterator<Item = (u32, usize, u8)> + '_ {
+        (1..=longest).flat_map(move |length| {
+            let [first, end] =
+                [length - 1, length].map(|limit| (self.limits[limit as usize] >> (16 - length)) as usize);
+            (first..end).map(move |code| {
+                let place = code as i32 + self.offsets[length as usize];
+                (length, code, self.symbols[place as usize & 255])
+            })
+        })
     }
 }

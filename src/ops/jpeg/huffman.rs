@@ -7,11 +7,14 @@
 use super::codes::{Codes, END_OF_BLOCK, Symbol};
 
 /// Bits that a lookup sees.
-pub(super) const LOOKUP_BITS: u32 = 11;
+const LOOKUP_BITS: u32 = 11;
 /// Bits that a lookup sees which only passes over coefficients.
-pub(super) const SKIP_BITS: u32 = 12;
+const SKIP_BITS: u32 = 12;
+/// Bits that such a lookup passes over at most, so that three of them need one refill.
+const MOST_SKIPPED: u32 = 18;
 /// Bits that a lookup of a first coefficient's size sees.
 const SIZE_BITS: u32 = 9;
+
 /// What the first coefficients of blocks are coded with.
 pub(super) struct FirstTable {
     /// By the next `SIZE_BITS` bits: length of the code and size of the value; (0, 0): the code is longer.
@@ -22,9 +25,9 @@ pub(super) struct FirstTable {
 /// What the other coefficients are coded with.
 pub(super) struct Table {
     /// By the next `LOOKUP_BITS` bits.
-    pub pairs: [Pair; 1 << LOOKUP_BITS],
-    /// By the next `SKIP_BITS` bits; empty where not even one symbol fits.
-    pub skips: [Skip; 1 << SKIP_BITS],
+    pairs: [Pair; 1 << LOOKUP_BITS],
+    /// By 2^`SKIP_BITS` and the next `SKIP_BITS` bits.
+    skips: [Skip; 2 << SKIP_BITS],
     codes: Codes,
 }
 
@@ -39,8 +42,9 @@ pub(super) struct Table {
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(super) struct Pair(u64);
 
-/// The meaning of the next bits, for coefficients that are passed over: bits 0..4 their number of bits, 4..11 the places
-/// that they advance without the end of the block, 15 whether that is the last of them.
+/// The meaning of the next bits, for coefficients that are passed over: bits 0..5 their number of bits (the last one's value
+/// may reach beyond the bits that are seen), 5..11 the places that they advance without the end of the block, 15 whether
+/// that is the last of them.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(super) struct Skip(u16);
 
@@ -75,20 +79,25 @@ impl Pair {
         (self.0 >> 48) as i16
     }
 
-    fn new(first: Symbol, second: Symbol) -> Pair {
-        let first_place = if first.advance as usize == END_OF_BLOCK {
+    /// The symbol by itself.
+    fn first(symbol: Symbol) -> Pair {
+        let place = if symbol.advance as usize == END_OF_BLOCK {
             0
         } else {
-            first.advance - 1
+            symbol.advance - 1
         };
+        let bits = symbol.bits as u64;
         Pair(
-            (first.bits + second.bits) as u64
-                | (first.bits as u64) << 8
-                | (first_place as u64) << 16
-                | ((first.advance + second.advance) as u64) << 24
-                | (first.value as u16 as u64) << 32
-                | (second.value as u16 as u64) << 48,
+            bits | bits << 8
+                | (place as u64) << 16
+                | (symbol.advance as u64) << 24
+                | (symbol.value as u16 as u64) << 32,
         )
+    }
+
+    /// What the symbol adds if it is the second one.
+    fn second(symbol: Symbol) -> Pair {
+        Pair(symbol.bits as u64 | (symbol.advance as u64) << 24 | (symbol.value as u16 as u64) << 48)
     }
 
     fn too_long(length: u32, symbol: u8) -> Pair {
@@ -97,6 +106,13 @@ impl Pair {
 }
 
 impl Skip {
+    fn new(bits: u32, advance: usize) -> Skip {
+        match advance {
+            END_OF_BLOCK => Skip(bits as u16 | 1 << 15),
+            places => Skip(bits as u16 | (places as u16) << 5),
+        }
+    }
+
     #[inline(always)]
     pub fn is_empty(self) -> bool {
         self.0 == 0
@@ -104,13 +120,13 @@ impl Skip {
 
     #[inline(always)]
     pub fn bits(self) -> u32 {
-        (self.0 & 15) as u32
+        (self.0 & 31) as u32
     }
 
     /// Without the end of the block.
     #[inline(always)]
     pub fn advance(self) -> usize {
-        (self.0 >> 4 & 127) as usize
+        (self.0 >> 5 & 63) as usize
     }
 
     #[inline(always)]
@@ -127,10 +143,9 @@ impl FirstTable {
             return None;
         }
         let mut sizes = [(0, 0); 1 << SIZE_BITS];
-        for (bits, size) in sizes.iter_mut().enumerate() {
-            if let Some((length, symbol)) = codes.find::<SIZE_BITS>(bits as u32) {
-                *size = (length as u8, symbol);
-            }
+        for (length, code, size) in codes.all(SIZE_BITS) {
+            let behind = SIZE_BITS - length;
+            sizes[code << behind..(code + 1) << behind].fill((length as u8, size));
         }
         Some(FirstTable { sizes, codes })
     }
@@ -149,45 +164,21 @@ impl Table {
     /// `definition`: 16 counts of codes per length, then the symbols. None: damage.
     pub fn new(definition: &[u8]) -> Option<Table> {
         let codes = Codes::new(definition)?;
-        let singles = codes.tabulate::<{ 1 << SKIP_BITS }>(SKIP_BITS);
-        let single = |index: usize, bits_known: u32| {
-            let symbol = singles[index & ((1 << SKIP_BITS) - 1)];
-            if symbol.bits as u32 <= bits_known {
-                symbol
-            } else {
-                Symbol::default()
-            }
-        };
-        let mut table = Table {
-            pairs: [Pair::default(); 1 << LOOKUP_BITS],
-            skips: [Skip::default(); 1 << SKIP_BITS],
-            codes,
-        };
-        for (index, pair) in table.pairs.iter_mut().enumerate() {
-            let wide = index << (SKIP_BITS - LOOKUP_BITS);
-            let first = single(wide, LOOKUP_BITS);
-            *pair = match (first.bits, first.advance as usize) {
-                (0, _) => match table.codes.find::<LOOKUP_BITS>(index as u32) {
-                    None => Pair::default(),
-                    Some((length, symbol)) => Pair::too_long(length, symbol),
-                },
-                (_, END_OF_BLOCK) => Pair::new(first, Symbol::default()),
-                (bits, _) => Pair::new(first, single(wide << bits, LOOKUP_BITS - bits as u32)),
-            };
-        }
-        for (index, skip) in table.skips.iter_mut().enumerate() {
-            let (mut bits, mut advance) = (0, 0);
-            *skip = loop {
-                let symbol = single(index << bits, SKIP_BITS - bits);
-                bits += symbol.bits as u32;
-                match symbol.advance as usize {
-                    0 => break Skip(bits as u16 | advance << 4),
-                    END_OF_BLOCK => break Skip(bits as u16 | advance << 4 | 1 << 15),
-                    places => advance += places as u16,
-                }
-            };
-        }
-        Some(table)
+        let pairs = pairs(&codes);
+        let skips = skips(&codes);
+        Some(Table { pairs, skips, codes })
+    }
+
+    /// Of the bits at the top of `bits`; empty where not even one symbol fits.
+    #[inline(always)]
+    pub fn skip(&self, bits: u64) -> Skip {
+        self.skips[(1 << SKIP_BITS) + (bits >> (64 - SKIP_BITS)) as usize]
+    }
+
+    /// Of the bits at the top of `bits`.
+    #[inline(always)]
+    pub fn pair(&self, bits: u64) -> Pair {
+        self.pairs[(bits >> (64 - LOOKUP_BITS)) as usize]
     }
 
     /// The symbol at the top of `bits`, whatever its length. None: there is no such code.
@@ -198,4 +189,64 @@ impl Table {
         let value = (bits << length).unbounded_shr(64 - (symbol & 15) as u32);
         Some(Symbol::new(length, symbol, value as u32))
     }
+}
+
+fn pairs(codes: &Codes) -> [Pair; 1 << LOOKUP_BITS] {
+    let mut singles = [Pair::default(); 1 << LOOKUP_BITS];
+    let mut pairs = [Pair::default(); 1 << LOOKUP_BITS];
+    for (length, code, symbol) in codes.all(LOOKUP_BITS) {
+        let (behind, size) = (LOOKUP_BITS - length, (symbol & 15) as u32);
+        let Some(rest) = behind.checked_sub(size) else {
+            pairs[code << behind..(code + 1) << behind].fill(Pair::too_long(length, symbol));
+            continue;
+        };
+        for value in 0..1 << size {
+            let start = ((code << size) + value) << rest;
+            singles[start..start + (1 << rest)].fill(Pair::second(Symbol::new(length, symbol, value as u32)));
+        }
+    }
+    for (length, code, symbol) in codes.all(LOOKUP_BITS) {
+        let size = (symbol & 15) as u32;
+        let Some(rest) = (LOOKUP_BITS - length).checked_sub(size) else {
+            continue;
+        };
+        for value in 0..1 << size {
+            let start = ((code << size) + value) << rest;
+            let symbol = Symbol::new(length, symbol, value as u32);
+            let alone = Pair::first(symbol);
+            let both = singles.iter().step_by(1 << (LOOKUP_BITS - rest));
+            for (pair, second) in pairs[start..start + (1 << rest)].iter_mut().zip(both) {
+                let fits = second.bits() <= rest && symbol.advance as usize != END_OF_BLOCK;
+                *pair = Pair(alone.0 + if fits { second.0 } else { 0 });
+            }
+        }
+    }
+    pairs
+}
+
+/// What the next k bits mean stands in places 2^k..2^(k+1): a first symbol, and then what the rest of the bits means.
+fn skips(codes: &Codes) -> [Skip; 2 << SKIP_BITS] {
+    let mut skips = [Skip::default(); 2 << SKIP_BITS];
+    for bits in 1..=SKIP_BITS {
+        let (shorter, these) = skips.split_at_mut(1 << bits);
+        for (length, code, symbol) in codes.all(bits) {
+            let (behind, size) = (bits - length, (symbol & 15) as u32);
+            let alone = Skip::new(length + size, Symbol::new(length, symbol, 0).advance as usize);
+            let Some(rest) = behind.checked_sub(size) else {
+                if SKIP_BITS - bits + length + size <= MOST_SKIPPED {
+                    these[code << behind..(code + 1) << behind].fill(alone);
+                }
+                continue;
+            };
+            for value in 0..1 << size {
+                let start = ((code << size) + value) << rest;
+                for (skip, next) in these[start..start + (1 << rest)].iter_mut().zip(&shorter[1 << rest..]) {
+                    let both = alone.advance() + next.advance();
+                    let stops = alone.ends_block() || both >= 64;
+                    *skip = if stops { alone } else { Skip(alone.0 + next.0) };
+                }
+            }
+        }
+    }
+    skips
 }

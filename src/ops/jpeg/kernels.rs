@@ -12,17 +12,24 @@ use super::scan::Block;
 /// Which variant runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kernels {
-    /// Plain Rust: the definition that the other is tested against.
+    /// Plain Rust: the definition that the others are tested against.
     Scalar,
     /// AVX2, and the bit instructions that came with it.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// AVX-512 with its operations on bytes and words.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
 }
 
 /// Quantization steps in the order of a block.
 #[derive(Clone)]
 #[repr(align(32))]
 pub(super) struct Steps(pub [i16; 64]);
+
+/// Blocks are transformed, and pixels converted, in groups of this many.
+pub(super) const BLOCKS_AT_ONCE: usize = 4;
+const PIXELS_AT_ONCE: usize = 64;
 
 /// Values behind the last one that the kernels may touch.
 const SLACK: usize = 32;
@@ -59,6 +66,9 @@ impl Kernels {
             && is_x86_feature_detected!("movbe")
         {
             kernels.push(Kernels::Avx2);
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
+                kernels.push(Kernels::Avx512);
+            }
         }
         kernels
     }
@@ -67,18 +77,30 @@ impl Kernels {
         Kernels::available().pop().unwrap_or(Kernels::Scalar)
     }
 
-    /// Two neighbouring blocks to 8 rows of 16 samples: row r starts at `r * stride`.
-    #[inline(always)]
-    pub fn transform_pair(self, blocks: &[Block; 2], steps: &Steps, samples: &mut [u8], stride: usize) {
-        assert!(samples.len() >= 7 * stride + 16, "room for two blocks");
+    /// Neighbouring blocks, a multiple of `BLOCKS_AT_ONCE`, to 8 rows of samples: row r starts at `r * stride`.
+    pub fn transform(self, blocks: &[Block], steps: &Steps, samples: &mut [u8], stride: usize) {
+        assert_eq!(blocks.len() % BLOCKS_AT_ONCE, 0, "number of blocks");
+        assert!(samples.len() >= 7 * stride + 8 * blocks.len(), "room for the blocks");
         match self {
             Kernels::Scalar => {
-                scalar::transform(&blocks[0], steps, samples, stride);
-                scalar::transform(&blocks[1], steps, &mut samples[8..], stride);
+                for (at, block) in blocks.iter().enumerate() {
+                    scalar::transform(block, steps, &mut samples[8 * at..], stride);
+                }
             }
-            // SAFETY: the variant exists only where AVX2 is; the room is checked above.
             #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2 => unsafe { idct::transform_pair(blocks, steps, samples, stride) },
+            Kernels::Avx2 => {
+                for (at, blocks) in blocks.as_chunks().0.iter().enumerate() {
+                    // SAFETY: the variant exists only where AVX2 is; the room is checked above.
+                    unsafe { idct::avx2::transform(blocks, steps, &mut samples[16 * at..], stride) };
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx512 => {
+                for (at, blocks) in blocks.as_chunks().0.iter().enumerate() {
+                    // SAFETY: the variant exists only where these instructions are; the room is checked above.
+                    unsafe { idct::avx512::transform(blocks, steps, &mut samples[32 * at..], stride) };
+                }
+            }
         }
     }
 
@@ -107,7 +129,7 @@ impl Kernels {
             Kernels::Scalar => scalar::blend_rows(nearer, farther, last - first, to),
             // SAFETY: the variant exists only where AVX2 is; sources and line have 32 values of slack.
             #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2 => unsafe { color::blend_rows(nearer, farther, last - first, to) },
+            Kernels::Avx2 | Kernels::Avx512 => unsafe { color::blend_rows(nearer, farther, last - first, to) },
         }
         if start == 0 {
             line.values[0] = line.values[1];
@@ -120,7 +142,7 @@ impl Kernels {
 
     /// Converts `width` pixels, of which the first is of even column; all rows have 64 bytes of slack.
     pub fn to_rgb(self, luma: &[u8], chroma: Chroma<'_>, width: usize, mut rgb: [&mut [u8]; 3]) {
-        let padded = width.next_multiple_of(32);
+        let padded = width.next_multiple_of(PIXELS_AT_ONCE);
         assert!(
             luma.len() >= padded && rgb.iter().all(|row| row.len() >= padded),
             "slack of rows"
@@ -139,8 +161,16 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Kernels::Avx2 => unsafe {
                 match chroma {
-                    Chroma::Samples(rows) => color::convert_samples(luma, padded, rows, &mut rgb),
-                    Chroma::Lines(lines, rounding) => color::convert_lines(luma, padded, lines, rounding, &mut rgb),
+                    Chroma::Samples(rows) => color::avx2::convert_samples(luma, padded, rows, &mut rgb),
+                    Chroma::Lines(lines, round) => color::avx2::convert_lines(luma, padded, lines, round, &mut rgb),
+                }
+            },
+            // SAFETY: likewise.
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx512 => unsafe {
+                match chroma {
+                    Chroma::Samples(rows) => color::avx512::convert_samples(luma, padded, rows, &mut rgb),
+                    Chroma::Lines(lines, round) => color::avx512::convert_lines(luma, padded, lines, round, &mut rgb),
                 }
             },
         }

@@ -7,8 +7,8 @@ use super::Rect;
 use super::frame::{Frame, MOST_COMPONENTS, Sampling};
 use super::huffman::{FirstTable, Table};
 use super::kernels::{Chroma, ChromaLine, Kernels, Steps};
-use super::reader::{CodedBlock, GROUP, GROUP_BLOCKS, Reader};
-use super::scan::{Block, CleanScan, ZIGZAG};
+use super::reader::{CodedBlock, GROUP, GROUP_BLOCKS, Groups, Reader};
+use super::scan::{CleanScan, ZIGZAG};
 use crate::ops::resample::{Planes, ROW_SLACK};
 
 /// Chroma of smaller pictures is upsampled in another way.
@@ -22,7 +22,7 @@ pub struct PlainDecoder {
     first_tables: Kept<FirstTable>,
     tables: Kept<Table>,
     components: [Samples; MOST_COMPONENTS],
-    blocks: Box<[[Block; GROUP_BLOCKS]; MOST_COMPONENTS]>,
+    blocks: Box<Groups>,
     lines: [ChromaLine; 2],
 }
 
@@ -175,10 +175,8 @@ impl PlainDecoder {
                         let y = ((row - window.rows.0) * down + line) * 8;
                         let x = (first - window.columns.0) * across * 8;
                         let blocks = &self.blocks[number][line * GROUP * across..][..GROUP * across];
-                        for (pair, blocks) in blocks.as_chunks::<2>().0.iter().enumerate() {
-                            let to = &mut samples.bytes[y * samples.stride + x + pair * 16..];
-                            self.kernels.transform_pair(blocks, &steps[number], to, samples.stride);
-                        }
+                        let to = &mut samples.bytes[y * samples.stride + x..];
+                        self.kernels.transform(blocks, &steps[number], to, samples.stride);
                     }
                 }
             }

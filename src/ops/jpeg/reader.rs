@@ -2,13 +2,16 @@
 
 use super::frame::MOST_COMPONENTS;
 use super::huffman::{FirstTable, Table};
-use super::kernels::Kernels;
+use super::kernels::{BLOCKS_AT_ONCE, Kernels};
 use super::scan::{Bits, Block, CleanScan};
 
-/// MCUs whose blocks are kept together until they are transformed; even, so that blocks come in pairs.
-pub(super) const GROUP: usize = 4;
+/// MCUs whose blocks are kept together until they are transformed.
+pub(super) const GROUP: usize = BLOCKS_AT_ONCE;
 /// Most blocks of a component in a group.
 pub(super) const GROUP_BLOCKS: usize = GROUP * 4;
+
+/// Coefficients of a group of MCUs, by component.
+pub(super) type Groups = [[Block; GROUP_BLOCKS]; MOST_COMPONENTS];
 
 /// A block of an MCU, in the order of the scan.
 pub(super) struct CodedBlock<'a> {
@@ -54,12 +57,45 @@ impl<'a> Reader<'a> {
 
     /// Passes over `count` MCUs. None: damage.
     pub fn skip(&mut self, count: usize) -> Option<()> {
+        match self.kernels {
+            Kernels::Scalar => self.skip_any(count),
+            // SAFETY: the variant exists only where these instructions are.
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx2 | Kernels::Avx512 => unsafe { self.skip_bmi(count) },
+        }
+    }
+
+    /// Decodes `count` MCUs. None: damage.
+    pub fn keep(&mut self, count: usize, groups: &mut Groups) -> Option<()> {
+        match self.kernels {
+            Kernels::Scalar => self.keep_any(count, groups),
+            // SAFETY: the variant exists only where these instructions are.
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx2 | Kernels::Avx512 => unsafe { self.keep_bmi(count, groups) },
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "bmi1,bmi2,movbe")]
+    fn skip_bmi(&mut self, count: usize) -> Option<()> {
+        self.skip_any(count)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi1,bmi2,movbe")]
+    fn keep_bmi(&mut self, count: usize, groups: &mut Groups) -> Option<()> {
+        self.keep_any(count, groups)
+    }
+
+    #[inline(always)]
+    fn skip_any(&mut self, count: usize) -> Option<()> {
         for _ in 0..count {
             self.begin_mcu()?;
+            let mut bits = self.bits; // a copy of its own stays in registers
             for block in self.blocks {
-                let prediction = &mut self.predictions[block.component];
-                self.bits.skip_block(self.kernels, block.dc, block.ac, prediction)?;
+                bits.pass_block(block.dc, block.ac, &mut self.predictions[block.component])?;
             }
+            self.bits = bits;
             if self.bits.is_past_end() {
                 return None;
             }
@@ -67,16 +103,17 @@ impl<'a> Reader<'a> {
         Some(())
     }
 
-    /// Decodes `count` MCUs. None: damage.
-    pub fn keep(&mut self, count: usize, groups: &mut [[Block; GROUP_BLOCKS]; MOST_COMPONENTS]) -> Option<()> {
+    #[inline(always)]
+    fn keep_any(&mut self, count: usize, groups: &mut Groups) -> Option<()> {
         for mcu in 0..count {
             self.begin_mcu()?;
+            let mut bits = self.bits;
             for block in self.blocks {
                 let to = &mut groups[block.component][block.place + mcu * block.across];
-                to.fill(0);
-                let prediction = &mut self.predictions[block.component];
-                self.bits.block(self.kernels, block.dc, block.ac, prediction, to)?;
+                *to = [0; 72];
+                bits.read_block(block.dc, block.ac, &mut self.predictions[block.component], to)?;
             }
+            self.bits = bits;
             if self.bits.is_past_end() {
                 return None;
             }

@@ -1,8 +1,7 @@
 //! The entropy-coded data of a scan: stripped of its stuffing once, then read bit by bit.
 
 use super::codes::{END_OF_BLOCK, signed};
-use super::huffman::{FirstTable, LOOKUP_BITS, SKIP_BITS, Table};
-use super::kernels::Kernels;
+use super::huffman::{FirstTable, Table};
 
 /// Zeros behind the data: more than an MCU can take, so that running out need not be noticed within one.
 const SLACK: usize = 4096;
@@ -143,55 +142,7 @@ impl Bits<'_> {
 
     /// Decodes a block into `block`, which must be zero; its first coefficient is added to `prediction` first. None: damage.
     #[inline(always)]
-    pub fn block(
-        &mut self,
-        kernels: Kernels,
-        dc: &FirstTable,
-        ac: &Table,
-        prediction: &mut i32,
-        block: &mut Block,
-    ) -> Option<()> {
-        match kernels {
-            Kernels::Scalar => self.read_block(dc, ac, prediction, block),
-            // SAFETY: the variant exists only where these instructions are.
-            #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2 => unsafe { self.read_block_bmi(dc, ac, prediction, block) },
-        }
-    }
-
-    /// Passes over a block. None: damage.
-    #[inline(always)]
-    pub fn skip_block(&mut self, kernels: Kernels, dc: &FirstTable, ac: &Table, prediction: &mut i32) -> Option<()> {
-        match kernels {
-            Kernels::Scalar => self.pass_block(dc, ac, prediction),
-            // SAFETY: the variant exists only where these instructions are.
-            #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2 => unsafe { self.pass_block_bmi(dc, ac, prediction) },
-        }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "bmi1,bmi2,movbe")]
-    #[inline(never)] // so that all of it stays in registers
-    fn read_block_bmi(&mut self, dc: &FirstTable, ac: &Table, prediction: &mut i32, block: &mut Block) -> Option<()> {
-        let mut here = *self;
-        let decoded = here.read_block(dc, ac, prediction, block);
-        *self = here;
-        decoded
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "bmi1,bmi2,movbe")]
-    #[inline(never)]
-    fn pass_block_bmi(&mut self, dc: &FirstTable, ac: &Table, prediction: &mut i32) -> Option<()> {
-        let mut here = *self;
-        let skipped = here.pass_block(dc, ac, prediction);
-        *self = here;
-        skipped
-    }
-
-    #[inline(always)]
-    fn read_block(&mut self, dc: &FirstTable, ac: &Table, prediction: &mut i32, block: &mut Block) -> Option<()> {
+    pub fn read_block(&mut self, dc: &FirstTable, ac: &Table, prediction: &mut i32, block: &mut Block) -> Option<()> {
         self.first_coefficient(dc, prediction)?;
         block[0] = *prediction as i16;
         let mut place = 1;
@@ -204,7 +155,7 @@ impl Bits<'_> {
             self.refill();
             // 56 bits are enough for two lookups and a symbol that does not fit into one.
             for _ in 0..3 {
-                let pair = ac.pairs[(self.next >> (64 - LOOKUP_BITS)) as usize];
+                let pair = ac.pair(self.next);
                 let behind = place + pair.advance();
                 if pair.bits() != 0 {
                     // The second one first: where there is none, it is the first one's place that it spoils.
@@ -244,14 +195,15 @@ impl Bits<'_> {
         }
     }
 
+    /// Passes over a block. None: damage.
     #[inline(always)]
-    fn pass_block(&mut self, dc: &FirstTable, ac: &Table, prediction: &mut i32) -> Option<()> {
+    pub fn pass_block(&mut self, dc: &FirstTable, ac: &Table, prediction: &mut i32) -> Option<()> {
         self.first_coefficient(dc, prediction)?;
         let mut place = 1;
         loop {
             self.refill();
             for _ in 0..3 {
-                let skip = ac.skips[(self.next >> (64 - SKIP_BITS)) as usize];
+                let skip = ac.skip(self.next);
                 let behind = place + skip.advance();
                 if behind < 64 && !skip.is_empty() {
                     self.take(skip.bits());

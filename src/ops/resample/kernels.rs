@@ -136,5 +136,12 @@ fn pack<const PIECES: usize>(
 #[inline(always)]
 fn quad_rows<'a>(axis: &Axis, at: usize, quad: usize, row: &impl Fn(usize) -> &'a [u8]) -> [&'a [u8]; 4] {
     let last = axis.inputs().len() - 1;
-    [0, 1, 2, 3].map(|tap| row((axis.first[at] as usize + quad * 4 + tap).min(last)))
+    let first = axis.first[at] as usize + quad * 4;
+    // Written out, since `map` would become a call that cannot be inlined into code with vector features.
+    [
+        row(first.min(last)),
+        row((first + 1).min(last)),
+        row((first + 2).min(last)),
+        row((first + 3).min(last)),
+    ]
 }
