@@ -125,7 +125,7 @@ fn endless(place: &Playground) -> Option<Child> {
     command
         .envs(place::environment().iter().map(|(name, value)| (*name, value)))
         .env("DTRAIN_STAND_IN_GPUS", "2")
-        .env("DTRAIN_NCCL_TIMEOUT", "4");
+        .env("DTRAIN_TIMEOUT", "4");
     let child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
