@@ -39,6 +39,10 @@ pub enum Error {
     #[error("checkpoint {}: {what}\n  to do: {fix}", path.display())]
     Checkpoint { path: PathBuf, what: String, fix: String },
 
+    /// The Hugging Face Hub does not give, or take, what was asked.
+    #[error("Hugging Face Hub: {what}\n  to do: {fix}")]
+    Hub { what: String, fix: String },
+
     /// Training itself went wrong: no gradient, not finite, out of memory.
     #[error("training failed at step {step}: {what}\n  to do: {fix}")]
     Training { step: u64, what: String, fix: String },
@@ -96,6 +100,13 @@ impl Error {
     pub fn model(path: &Path, what: impl Into<String>, fix: impl Into<String>) -> Self {
         Error::Model {
             path: path.to_owned(),
+            what: what.into(),
+            fix: fix.into(),
+        }
+    }
+
+    pub fn hub(what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Error::Hub {
             what: what.into(),
             fix: fix.into(),
         }

@@ -11,6 +11,7 @@ pub mod data;
 pub mod model;
 pub mod nn;
 pub mod optim;
+pub mod hub;
 pub mod collective;
 pub mod ops;
 pub mod recipe;

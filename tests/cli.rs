@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 fn dtrain(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_dtrain"))
         .args(arguments)
+        // Names that are no paths are the Hub's, which is not asked here.
+        .env("HF_HUB_OFFLINE", "1")
         .output()
         .expect("dtrain starts")
 }

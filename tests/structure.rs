@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Top to bottom: a module imports only from those after it. ARCHITECTURE.md has the reasons.
-const LAYERS: [&str; 13] = [
+const LAYERS: [&str; 14] = [
     "cli",
     "bench",
     "train",
@@ -13,6 +13,7 @@ const LAYERS: [&str; 13] = [
     "model",
     "nn",
     "optim",
+    "hub",
     "collective",
     "ops",
     "recipe",

@@ -28,9 +28,12 @@ pub struct TrainArguments {
 #[derive(Args, Debug, Serialize)]
 #[command(next_help_heading = "Model")]
 pub struct Values {
-    /// Checkpoint directory in Hugging Face's layout
-    #[arg(long, value_name = "DIR")]
+    /// Checkpoint directory in Hugging Face's layout, or a model's name on the Hub
+    #[arg(long, value_name = "DIR|NAME")]
     model: Option<String>,
+    /// Branch, tag or commit of a model on the Hub [default: main]
+    #[arg(long, value_name = "REVISION")]
+    model_revision: Option<String>,
     /// What is trained
     #[arg(long)]
     method: Option<Method>,
@@ -47,15 +50,21 @@ pub struct Values {
     #[arg(long, value_name = "NAMES", value_delimiter = ',', num_args = 1..)]
     lora_target_modules: Option<Vec<String>>,
     /// Start from this adapter, written by peft or by dtrain
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR|NAME")]
     adapter: Option<PathBuf>,
     /// Tensor names of saved adapters: those of transformers 5 or 4
     #[arg(long)]
     adapter_format: Option<AdapterFormat>,
 
-    /// Directory or file of a dataset
-    #[arg(long, value_name = "DIR", help_heading = "Data")]
+    /// Directory or file of a dataset, or its name on the Hub
+    #[arg(long, value_name = "DIR|NAME", help_heading = "Data")]
     dataset: Option<String>,
+    /// Branch, tag or commit of a dataset on the Hub [default: main]
+    #[arg(long, value_name = "REVISION", help_heading = "Data")]
+    dataset_revision: Option<String>,
+    /// One of several configurations of a dataset
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
+    dataset_config_name: Option<String>,
     /// Split to train on, slices allowed: train[:5000]
     #[arg(long, value_name = "SPLIT", help_heading = "Data")]
     train_split: Option<String>,
@@ -180,6 +189,22 @@ pub struct Values {
     /// Write what the final model says of every validation sample: eval_predictions.csv
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean, help_heading = "Results")]
     save_predictions: Option<bool>,
+
+    /// Where downloads are kept [default: as Python's, HF_HOME/hub]
+    #[arg(long, value_name = "DIR", help_heading = "Hub")]
+    cache_dir: Option<PathBuf>,
+    /// Access token [default: HF_TOKEN, or what `hf auth login` stored]
+    #[arg(long, value_name = "hf_…", help_heading = "Hub")]
+    token: Option<String>,
+    /// Upload the results when the run is done
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean, help_heading = "Hub")]
+    push_to_hub: Option<bool>,
+    /// Repository that results go to [default: the output directory's name]
+    #[arg(long, value_name = "NAME", help_heading = "Hub")]
+    hub_model_id: Option<String>,
+    /// Nobody else may see it
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean, help_heading = "Hub")]
+    hub_private_repo: Option<bool>,
 
     #[arg(long, help_heading = "Machine")]
     device: Option<DeviceChoice>,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::arguments::TrainArguments;
 use super::preflight::Preflight;
 use super::run::{Decided, Facts, decide};
-use super::{cores, failed, say};
+use super::{cores, failed, fetch, push, say};
 use crate::collective::{Collective, job, with_devices};
 use crate::error::{Error, Result};
 use crate::ops::device::{NodeRank, Placement, open};
@@ -42,22 +42,32 @@ pub fn carry_out(recipe: Recipe, depth: Depth, collective: &Arc<dyn Collective>)
     };
     let opened = open(recipe.device, place)?;
     let collective = with_devices(collective.clone(), &opened.device, opened.identity.as_deref())?;
-    let splits = Splits::open(&recipe)?;
+    let (places, found) = fetch::places(&recipe, &*collective)?;
+    let splits = Splits::open(&recipe, &places.dataset)?;
     let facts = Facts {
         train_samples: splits.train.len(),
         eval_samples: splits.eval.as_ref().map_or(0, |eval| eval.len()),
         world: collective.world(),
         cores: cores::of_this_rank(&*collective)?,
     };
-    let Decided { run, notes } = decide(recipe, &facts, opened.device)?;
+    let Decided { run, mut notes } = decide(recipe, &facts, opened.device)?;
     start_threads(run.threads)?;
-    let inputs = Inputs::open(&run.recipe, splits, Placement::new(&run.device, run.precision))?;
+    let inputs = Inputs::open(&run.recipe, &places, splits, Placement::new(&run.device, run.precision))?;
+    notes.extend(found);
     if collective.rank() == 0 {
         say(&Preflight::new(&run, &inputs, &opened.note, &notes).to_string());
     }
-    match depth {
-        Depth::Preflight => Ok(()),
-        Depth::Train => train::train(&run, inputs, &collective).map(|_| ()),
+    let push = match collective.rank() {
+        0 => push::prepare(&run.recipe)?,
+        _ => None,
+    };
+    if depth == Depth::Preflight {
+        return Ok(());
+    }
+    train::train(&run, inputs, &collective)?;
+    match push {
+        Some(push) => push.carry_out(),
+        None => Ok(()),
     }
 }
 

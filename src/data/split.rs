@@ -91,6 +91,14 @@ impl Slice {
         Ok(slice)
     }
 
+    /// How many rows of the split must be known to tell which the slice takes; None: all of them.
+    pub fn rows_needed(&self) -> Option<usize> {
+        match (self.unit, self.from.unwrap_or(0), self.to) {
+            (Unit::Rows, from, Some(to)) if 0 <= from && from < to => usize::try_from(to).ok(),
+            _ => None,
+        }
+    }
+
     /// The rows that the slice takes of a split of `rows` rows; may be empty.
     pub fn range(&self, rows: usize) -> Result<Range<usize>> {
         if self.unit == Unit::WholePercent && rows < 100 {

@@ -14,6 +14,7 @@ pub const ALIASES: &[(&str, &str)] = &[
     ("dataset_name", "dataset"),
     ("train_val_split", "test_size"),
     ("evaluation_strategy", "eval_strategy"),
+    ("hub_token", "token"),
 ];
 
 /// Every key of a recipe, in the order of the struct.

@@ -24,13 +24,16 @@ pub struct Recipe {
     // What is trained.
     /// Local directory of a checkpoint in HF's layout, or a Hub name.
     pub model: String,
+    /// Branch, tag or commit of a model on the Hub; `main` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_revision: Option<String>,
     pub method: Method,
     pub lora_r: usize,
     pub lora_alpha: f64,
     pub lora_dropout: f64,
     /// Projections that get an adapter, under v4's names (`query`) or v5's (`q_proj`).
     pub lora_target_modules: Vec<String>,
-    /// Start from this adapter instead of a new one.
+    /// Start from this adapter instead of a new one: a directory, or a Hub name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<PathBuf>,
     /// Tensor names of saved adapters.
@@ -39,6 +42,11 @@ pub struct Recipe {
     // What it is trained on.
     /// Local directory or file of a dataset, or a Hub name.
     pub dataset: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dataset_revision: Option<String>,
+    /// One of several configurations of the dataset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dataset_config_name: Option<String>,
     /// Split of training samples, slices allowed: `train[:5000]`.
     pub train_split: String,
     /// Split of validation samples; without it `test_size` of the training split is held out.
@@ -111,6 +119,20 @@ pub struct Recipe {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resume_from_checkpoint: Option<String>,
     pub overwrite_output_dir: bool,
+
+    // The Hub.
+    /// Where downloads are kept, instead of the usual cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_dir: Option<PathBuf>,
+    /// A secret, so it is never written down.
+    #[serde(skip_serializing)]
+    pub token: Option<String>,
+    /// Upload the results when the run is done.
+    pub push_to_hub: bool,
+    /// The repository that results go to; by default the output directory's name, in the token's owner's account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hub_model_id: Option<String>,
+    pub hub_private_repo: bool,
 
     // The machine.
     pub seed: u64,

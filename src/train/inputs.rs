@@ -1,12 +1,20 @@
 //! What a run reads before it begins: samples, the model, and how the model wants its pictures.
 
-use std::path::Path;
+use std::path::PathBuf;
 
-use crate::data::{Columns, Dataset, Preprocessor, TestSize};
+use crate::data::{Columns, Dataset, Preprocessor, Source, TestSize};
 use crate::error::{Error, Result};
 use crate::model::{Activations, LoadReport, LoraConfig, Training, Vit};
 use crate::ops::device::Placement;
 use crate::recipe::{Method, Recipe};
+
+/// Where a recipe's inputs lie on this machine, whatever their names in it are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    pub model: PathBuf,
+    pub adapter: Option<PathBuf>,
+    pub dataset: Source,
+}
 
 /// The training and validation samples of a recipe.
 pub struct Splits {
@@ -23,19 +31,23 @@ pub struct Inputs {
     pub preprocessor: Preprocessor,
 }
 
+/// The columns that a recipe names.
+pub fn columns(recipe: &Recipe) -> Columns {
+    Columns {
+        image: recipe.image_column_name.clone(),
+        label: recipe.label_column_name.clone(),
+    }
+}
+
 impl Splits {
     /// Errors: whatever `Dataset::open` refuses, and a split without samples.
-    pub fn open(recipe: &Recipe) -> Result<Splits> {
-        let path = Path::new(&recipe.dataset);
-        let columns = Columns {
-            image: recipe.image_column_name.clone(),
-            label: recipe.label_column_name.clone(),
-        };
+    pub fn open(recipe: &Recipe, source: &Source) -> Result<Splits> {
+        let columns = columns(recipe);
         let open = |split: &str| {
-            let dataset = Dataset::open(path, split, &columns)?;
+            let dataset = Dataset::open_source(source, split, &columns)?;
             match dataset.len() {
                 0 => Err(Error::dataset(
-                    path,
+                    &source.path,
                     format!("split {split} has no samples"),
                     "choose a larger slice",
                 )),
@@ -67,10 +79,10 @@ impl Splits {
 
 impl Inputs {
     /// Errors: the model or adapter is missing or does not fit.
-    pub fn open(recipe: &Recipe, splits: Splits, placement: impl Into<Placement>) -> Result<Inputs> {
-        let path = Path::new(&recipe.model);
+    pub fn open(recipe: &Recipe, places: &Places, splits: Splits, placement: impl Into<Placement>) -> Result<Inputs> {
+        let path = places.model.as_path();
         let preprocessor = Preprocessor::read(path)?;
-        let training = match (recipe.method, &recipe.adapter) {
+        let training = match (recipe.method, &places.adapter) {
             (Method::Full, _) => Training::Full,
             (Method::Head, _) => Training::Head,
             (Method::Lora, Some(adapter)) => Training::Lora(LoraConfig {
@@ -86,7 +98,7 @@ impl Inputs {
         };
         let (mut model, report) = Vit::load(path, splits.train.classes(), &training, recipe.seed, placement)?;
         let mut loaded = vec![report];
-        if let (Method::Lora, Some(adapter)) = (recipe.method, &recipe.adapter) {
+        if let (Method::Lora, Some(adapter)) = (recipe.method, &places.adapter) {
             loaded.push(model.load_adapter(adapter)?);
         }
         if recipe.gradient_checkpointing {

@@ -22,7 +22,7 @@ use std::sync::Arc;
 pub use crate::recipe::BestMetric;
 pub use evaluate::{Evaluation, Evaluator};
 pub use finish::Summary;
-pub use inputs::{Inputs, Splits};
+pub use inputs::{Inputs, Places, Splits, columns};
 pub use run::{Run, When};
 
 use crate::collective::Collective;

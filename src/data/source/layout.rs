@@ -11,6 +11,7 @@ use super::card::Config;
 use super::features::Features;
 use super::keywords;
 use super::patterns::by_patterns;
+use super::place::Source;
 use super::saved;
 use super::shard_names::by_names;
 use super::walk::{self, Listing};
@@ -58,7 +59,8 @@ const IMAGE_EXTENSIONS: [&str; 21] = [
 pub(super) const METADATA_NAMES: [&str; 3] = ["metadata.csv", "metadata.jsonl", "metadata.parquet"];
 
 impl Layout {
-    pub fn discover(path: &Path, config: Option<&str>) -> Result<Layout> {
+    pub fn discover(source: &Source) -> Result<Layout> {
+        let (path, config) = (source.path.as_path(), source.configuration.as_deref());
         let kind = std::fs::metadata(path).at("open dataset", path)?;
         if kind.is_file() {
             return single_file(path);
@@ -66,7 +68,10 @@ impl Layout {
         if let Some(layout) = saved::read(path)? {
             return Ok(layout);
         }
-        let listing = walk::list(path)?;
+        let listing = match &source.files {
+            Some(files) => Listing::of_names(files),
+            None => walk::list(path)?,
+        };
         let card = Config::read(path, config)?;
         let features = card.as_ref().and_then(|card| card.features.clone());
         let kind = kind_of(&listing).ok_or_else(|| nothing_to_read(path, &listing))?;
@@ -196,7 +201,7 @@ fn single_file(path: &Path) -> Result<Layout> {
 }
 
 /// Shards win over images: a dataset's repository may well show pictures of itself.
-fn kind_of(listing: &Listing) -> Option<Kind> {
+pub(super) fn kind_of(listing: &Listing) -> Option<Kind> {
     let has = |kind| {
         listing
             .files

@@ -21,6 +21,7 @@ mod parquet;
 mod parquet_columns;
 mod parquet_file;
 mod patterns;
+mod place;
 mod saved;
 mod shard;
 mod shard_names;
@@ -43,6 +44,7 @@ use crate::error::{Error, Result};
 
 pub use description::{Description, SplitDescription};
 pub use features::Columns;
+pub use place::Source;
 
 /// Rows of a dataset, each with an encoded image and a class. Cheap to clone; clones share what was read.
 #[derive(Clone)]
@@ -61,7 +63,7 @@ impl Dataset {
     /// `split` is `train`, `train[:5000]`, `train[10%:20%]+validation[-100:]`; see [`Slice`]. Every label of the wanted rows
     /// is checked here.
     pub fn open(path: &Path, split: &str, columns: &Columns) -> Result<Dataset> {
-        Dataset::open_configuration(path, None, split, columns)
+        Dataset::open_source(&Source::local(path), split, columns)
     }
 
     /// The same for one of several configurations of a dataset.
@@ -71,11 +73,21 @@ impl Dataset {
         split: &str,
         columns: &Columns,
     ) -> Result<Dataset> {
+        let source = Source {
+            configuration: configuration.map(str::to_owned),
+            ..Source::local(path)
+        };
+        Dataset::open_source(&source, split, columns)
+    }
+
+    /// The same for a dataset of which some files are here. Shards behind the last wanted row may be missing.
+    pub fn open_source(source: &Source, split: &str, columns: &Columns) -> Result<Dataset> {
+        let path = source.path.as_path();
         let slices = Slice::parse_sum(split)?;
-        let mut opened = Opened::new(Layout::discover(path, configuration)?, columns)?;
+        let mut opened = Opened::new(Layout::discover(source)?, columns)?;
         let mut wanted = Vec::new();
         for slice in &slices {
-            let rows = opened.open_split(&slice.split)?;
+            let rows = opened.open_split(&slice.split, rows_needed(&slices, &slice.split))?;
             let range = slice.range(rows.len())?;
             wanted.push(rows.start + range.start..rows.start + range.end);
         }
@@ -149,6 +161,16 @@ impl Dataset {
         let (test, train) = order.split_at(test_rows);
         Ok((self.select(train), self.select(test)))
     }
+}
+
+/// How many rows of a split must be known: up to the last one that a slice takes; None: all.
+fn rows_needed(slices: &[Slice], split: &str) -> Option<usize> {
+    let meant = keywords::canonical(split);
+    let same = slices.iter().filter(|slice| keywords::canonical(&slice.split) == meant);
+    same.map(Slice::rows_needed)
+        .collect::<Option<Vec<usize>>>()?
+        .into_iter()
+        .max()
 }
 
 impl Samples for Dataset {

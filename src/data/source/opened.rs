@@ -46,16 +46,29 @@ impl Opened {
         })
     }
 
-    /// Opens a split, unless it is open; its rows. `name` may be an alias.
-    pub fn open_split(&mut self, name: &str) -> Result<Range<usize>> {
-        let name = self.layout.split(name)?.name.clone();
+    /// Opens a split, unless it is open; its rows. `name` may be an alias. With `needed` rows from its beginning, the shards
+    /// behind them stay closed.
+    pub fn open_split(&mut self, name: &str, needed: Option<usize>) -> Result<Range<usize>> {
+        let split = self.layout.split(name)?.clone();
+        let name = split.name.clone();
         if let Some(rows) = self.splits.get(&name) {
             return Ok(rows.clone());
         }
         let first = self.rows();
-        for shard in self.shards_of(&name)? {
-            self.starts.push(self.rows() + shard.rows());
-            self.shards.push(shard);
+        let open = |opened: &mut Opened, shard: Shard| {
+            opened.starts.push(opened.rows() + shard.rows());
+            opened.shards.push(shard);
+        };
+        if self.folder.is_some() {
+            self.shards_of(&name)?.into_iter().for_each(|shard| open(self, shard));
+        } else {
+            for file in &split.files {
+                if needed.is_some_and(|needed| self.rows() - first >= needed) {
+                    break;
+                }
+                let shard = self.open_shard(file)?;
+                open(self, shard);
+            }
         }
         let rows = first..self.rows();
         if u32::try_from(rows.end).is_err() {
@@ -78,8 +91,12 @@ impl Opened {
                 .into_iter()
                 .collect());
         }
-        let open = |file: &String| Shard::open(&self.layout.root, file, &self.columns, self.layout.features.as_ref());
-        self.layout.split(split)?.files.iter().map(open).collect()
+        let files = &self.layout.split(split)?.files;
+        files.iter().map(|file| self.open_shard(file)).collect()
+    }
+
+    pub fn open_shard(&self, file: &str) -> Result<Shard> {
+        Shard::open(&self.layout.root, file, &self.columns, self.layout.features.as_ref())
     }
 
     /// Shard of a row, and its place in it.

@@ -1,5 +1,6 @@
 //! Every file below a directory, under its path relative to it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::error::{IoContext, Result};
@@ -11,6 +12,30 @@ pub(super) struct Listing {
     pub directories: Vec<String>,
     /// Links back to a directory that contains them, and links to nothing: not followed.
     pub dead_links: Vec<String>,
+}
+
+impl Listing {
+    /// Of files that are known by name only, as those of a repository; the same are left out as by [`list`].
+    pub fn of_names(names: &[String]) -> Listing {
+        let hidden = |name: &String| {
+            let mut parts = name.rsplit('/');
+            parts.next().is_some_and(|file| file.starts_with('.'))
+                || parts.any(|directory| directory.starts_with('.') || directory.starts_with("__"))
+        };
+        let files: Vec<String> = names.iter().filter(|name| !hidden(name)).cloned().collect();
+        let mut directories: BTreeSet<&str> = BTreeSet::new();
+        for file in &files {
+            directories.extend(file.match_indices('/').map(|(end, _)| &file[..end]));
+        }
+        let directories = directories.into_iter().map(str::to_owned).collect();
+        let mut listing = Listing {
+            files,
+            directories,
+            dead_links: Vec::new(),
+        };
+        listing.files.sort_unstable();
+        listing
+    }
 }
 
 /// Lists `root`, following links. Hidden entries and directories like `__pycache__` are left out, as datasets does.
@@ -87,5 +112,19 @@ mod tests {
         assert_eq!(listing.files, ["a/b/x", "again/b/x", "file_link", "top"]);
         assert_eq!(listing.directories, ["a", "a/b", "again", "again/b"]);
         assert_eq!(listing.dead_links, ["a/b/up", "again/b/up", "dangling", "here"]);
+    }
+
+    #[test]
+    fn a_list_of_names_says_what_the_directory_would() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = ["top", "a/b/x", "a/.hidden", "a/__pycache__/y", ".git/z", "__x"].map(str::to_owned);
+        for name in &names {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        let (of_names, of_directory) = (Listing::of_names(&names), list(dir.path()).unwrap());
+        assert_eq!(of_names.files, of_directory.files);
+        assert_eq!(of_names.directories, of_directory.directories);
     }
 }
