@@ -190,5 +190,5 @@ fn a_rank_killed_while_gradients_are_summed_ends_the_job() {
 #[test]
 fn a_rank_that_hangs_is_named_by_the_others() {
     let Some(ended) = lose_rank_1("-STOP") else { return };
-    says(&ended, &["rank 1 (", "did not take part in the sum of gradients"]);
+    says(&ended, &["rank 1 (", "did not take part in"]);
 }
