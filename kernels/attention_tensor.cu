@@ -20,16 +20,17 @@ namespace {
 
 constexpr int E = 64;
 constexpr unsigned CHUNKS = E / 8; // 16-byte vectors in a row
+// Seven warps divide the 13 tiles of 197 tokens best; two such blocks share a multiprocessor if a thread has 128 registers.
+constexpr int MOST_THREADS = 224;
 
 template <typename T> struct Matrix {
     T *start;
-    size_t token;
-    unsigned rows;
+    unsigned token, rows; // the rows of one image are less than 2^32 elements
 
     // Head blockIdx.y of image blockIdx.z.
     DEVICE Matrix(T *all, size_t image, size_t token, unsigned rows)
-        : start(all + blockIdx.z * image + blockIdx.y * E), token(token), rows(rows) {}
-    DEVICE T *at(unsigned row, unsigned column) const { return start + row * token + column; }
+        : start(all + blockIdx.z * image + blockIdx.y * E), token(unsigned(token)), rows(rows) {}
+    DEVICE T *at(unsigned row, unsigned column) const { return start + (row * token + column); }
 };
 
 FN unsigned up_to_16(unsigned n) { return (n + 15) / 16 * 16; }
@@ -118,7 +119,7 @@ template <typename Join> DEVICE float over_row(float x, Join join) {
 
 DEVICE size_t head_rows(unsigned sq) { return (size_t(blockIdx.z) * gridDim.y + blockIdx.y) * sq; }
 
-// 16 queries over all keys, 64 keys at a time; scores in units of log 2.
+// 16 queries over all keys, 32 keys at a time; scores in units of log 2.
 template <typename T> struct Online {
     float largest[2], sum[2], out[8][4];
 
@@ -184,7 +185,7 @@ DEVICE void forward(const Matrix<T> &o, float *log_sums, const Matrix<const T> &
         load_left(queries, q, first);
         Online<T> online;
         unsigned key = 0;
-        for (; key + 48 < s; key += 64) online.template take<8>(queries, keys, values, key, s, scale * LOG2_E);
+        for (; key + 16 < s; key += 32) online.template take<4>(queries, keys, values, key, s, scale * LOG2_E);
         for (; key < s; key += 16) online.template take<2>(queries, keys, values, key, s, scale * LOG2_E);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
@@ -205,7 +206,7 @@ DEVICE void forward(const Matrix<T> &o, float *log_sums, const Matrix<const T> &
 // Scores and gradients of probabilities become probabilities and gradients of unscaled scores.
 FN void scores_backward(float &score, float &gradient, float log_sum, float diagonal, float scale) {
     float probability = fast_exp2(fmaf(score, scale * LOG2_E, -log_sum));
-    gradient = probability * (gradient - diagonal) * scale;
+    gradient = probability * fmaf(gradient, scale, -diagonal);
     score = probability;
 }
 
@@ -221,9 +222,8 @@ template <typename T> struct Head {
     }
     DEVICE unsigned most_rows() const { return up_to_16(max(q.rows, k.rows)); }
     DEVICE T *second_table() const { return first_table() + most_rows() * E; }
-    // log Σ exp in units of log 2; infinite behind the last query, which makes probabilities 0.
-    DEVICE float *log_sum_of() const { return reinterpret_cast<float *>(second_table() + most_rows() * E); }
-    DEVICE float *diagonal_of() const { return log_sum_of() + up_to_16(q.rows); }
+    // x: log Σ exp in units of log 2; infinite behind the last query, which makes probabilities 0. y: the diagonal.
+    DEVICE float2 *numbers() const { return reinterpret_cast<float2 *>(second_table() + most_rows() * E); }
 
     // Eight lanes a row.
     DEVICE void rows_of_numbers() const {
@@ -240,8 +240,8 @@ template <typename T> struct Head {
 #pragma unroll
             for (int other = 4; other > 0; other /= 2) total += __shfl_xor_sync(WHOLE_WARP, total, other);
             if (chunk == 0) {
-                diagonal_of()[row] = total;
-                log_sum_of()[row] = row < q.rows ? log_sums[head_rows(q.rows) + row] * LOG2_E : INFINITY;
+                numbers()[row].x = row < q.rows ? log_sums[head_rows(q.rows) + row] * LOG2_E : INFINITY;
+                numbers()[row].y = total * scale;
             }
         }
     }
@@ -262,7 +262,8 @@ template <typename T> struct Head {
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     unsigned column = query + tile * 8 + threadIdx.x % 4 * 2 + i % 2;
-                    scores_backward(scores[tile][i], products[tile][i], log_sum_of()[column], diagonal_of()[column], scale);
+                    float2 of = numbers()[column];
+                    scores_backward(scores[tile][i], products[tile][i], of.x, of.y, scale);
                 }
             uint32_t left[4];
             as_left<T>(left, scores[0], scores[1]);
@@ -283,8 +284,7 @@ template <typename T> struct Head {
         load_left(queries, q, first);
         load_left(gradients, d_o, first);
         unsigned row = first + threadIdx.x % LANES / 4;
-        float log_sum[2] = {log_sum_of()[row], log_sum_of()[row + 8]};
-        float diagonal[2] = {diagonal_of()[row], diagonal_of()[row + 8]};
+        float2 of[2] = {numbers()[row], numbers()[row + 8]};
         float sum[8][4] = {};
         for (unsigned key = 0; key < k.rows; key += 16) {
             float scores[2][4] = {}, products[2][4] = {};
@@ -295,7 +295,7 @@ template <typename T> struct Head {
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     unsigned column = key + tile * 8 + threadIdx.x % 4 * 2 + i % 2;
-                    scores_backward(scores[tile][i], products[tile][i], log_sum[i / 2], diagonal[i / 2], scale);
+                    scores_backward(scores[tile][i], products[tile][i], of[i / 2].x, of[i / 2].y, scale);
                     if (column >= k.rows) products[tile][i] = 0.0f;
                 }
             uint32_t left[4];
@@ -306,26 +306,25 @@ template <typename T> struct Head {
     }
 
     DEVICE void backward(const Matrix<T> &dq, const Matrix<T> &dk, const Matrix<T> &dv) const {
-        unsigned start = threadIdx.x / LANES * 16, step = blockDim.x / LANES * 16;
         load_table(first_table(), q);
         load_table(second_table(), d_o);
         rows_of_numbers();
         wait_for_copies();
         __syncthreads();
-        for (unsigned first = start; first < k.rows; first += step) of_keys(dk, dv, first);
+        for (unsigned first = threadIdx.x / LANES * 16; first < k.rows; first += blockDim.x / LANES * 16) of_keys(dk, dv, first);
         __syncthreads();
         load_table(first_table(), k);
         load_table(second_table(), v);
         wait_for_copies();
         __syncthreads();
-        for (unsigned first = start; first < q.rows; first += step) of_queries(dq, first);
+        for (unsigned first = threadIdx.x / LANES * 16; first < q.rows; first += blockDim.x / LANES * 16) of_queries(dq, first);
     }
 };
 
 } // namespace
 
 #define ENTRIES(T, suffix)                                                                                             \
-    extern "C" __global__ void __launch_bounds__(256)                                                                  \
+    extern "C" __global__ void __launch_bounds__(MOST_THREADS, 2)                                                                \
         attention_tensor_forward_##suffix(T *o, float *log_sums, const T *q, const T *k, const T *v, uint64_t q_image, \
                                           uint64_t q_token, uint64_t kv_image, uint64_t kv_token, unsigned sq,         \
                                           unsigned s, float scale) {                                                   \
@@ -334,7 +333,7 @@ template <typename T> struct Head {
                    {v, kv_image, kv_token, s}, scale);                                                                 \
     }                                                                                                                  \
     EXPORT(attention_tensor_forward_##suffix)                                                                          \
-    extern "C" __global__ void __launch_bounds__(256)                                                                  \
+    extern "C" __global__ void __launch_bounds__(MOST_THREADS, 2)                                                                \
         attention_tensor_backward_##suffix(T *dq, T *dk, T *dv, const T *q, const T *k, const T *v, const T *o,        \
                                            const T *d_o, const float *log_sums, uint64_t q_image, uint64_t q_token,    \
                                            uint64_t kv_image, uint64_t kv_token, uint64_t dq_image, uint64_t dq_token, \

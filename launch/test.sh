@@ -31,6 +31,8 @@ cargo test --release --no-fail-fast 2>&1 | tee "$log" || status=$?
 say "build for GPUs: lints, kernels, tests"
 if find_cuda; then
     cargo clippy --release --features cuda --all-targets -- -D warnings
+    # Registers and spills of every kernel, as the compiler told them in this build.
+    kernels/ptxas.sh --built || status=$?
     cargo test --release --features cuda --test gpu 2>&1 | tee -a "$log" || status=$?
 elif [ -n "${CI:-}" ]; then
     die "no CUDA compiler: continuous integration must build for GPUs"

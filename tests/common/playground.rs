@@ -112,14 +112,15 @@ impl Playground {
                 None => vec![format!("--{flag}")],
             })
             .collect();
-        let program = Path::new(env!("CARGO_BIN_EXE_dtrain"));
+        // Elsewhere than where it was built, DTRAIN names the program.
+        let program = std::env::var_os("DTRAIN").map_or_else(|| env!("CARGO_BIN_EXE_dtrain").into(), PathBuf::from);
         if world == 0 {
-            let mut command = Command::new(program);
+            let mut command = Command::new(&program);
             command.args(words);
             return command;
         }
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        mpirun_command(world, program, &words, &[])
+        mpirun_command(world, &program, &words, &[])
     }
 
     /// Runs [`Playground::command`] to its end.
