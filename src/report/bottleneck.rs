@@ -17,6 +17,8 @@ pub struct Supply {
 /// Shares of the time booked on all stages from which a stage counts as what held the run up.
 const NOTICEABLE_WAIT: f64 = 0.10;
 const LARGE: f64 = 0.35;
+/// Below this, files and evaluations are not worth a word: a short run has little else.
+const WORTH_A_WORD: Duration = Duration::from_secs(5);
 
 /// One sentence on the largest cost that could be avoided. Training itself is what a run is for: it is named where nothing
 /// else took much.
@@ -44,14 +46,15 @@ pub fn bottleneck(stages: &Stages, supply: &Supply, world: usize) -> String {
             percent(Stage::AllReduce),
         );
     }
-    if share(Stage::Checkpoint) >= NOTICEABLE_WAIT {
+    let is_long = |stage| stages.spent(stage) >= WORTH_A_WORD;
+    if share(Stage::Checkpoint) >= NOTICEABLE_WAIT && is_long(Stage::Checkpoint) {
         return format!(
             "Bottleneck: checkpoints. Writing took {} ({:.0} %); save less often (--save-steps), or to a faster disk.",
             duration(stages.spent(Stage::Checkpoint)),
             percent(Stage::Checkpoint),
         );
     }
-    if share(Stage::Evaluation) >= LARGE {
+    if share(Stage::Evaluation) >= LARGE && is_long(Stage::Evaluation) {
         return format!(
             "Bottleneck: evaluation, {:.0} % of the time; evaluate less often (--eval-steps) or on fewer samples \
              (--validation-split with a slice).",
@@ -119,6 +122,8 @@ mod tests {
         assert!(sentence(&[(Forward, 40), (AllReduce, 20)], 1).contains("computing"));
         assert!(sentence(&[(Forward, 40), (Checkpoint, 20)], 1).contains("--save-steps"));
         assert!(sentence(&[(Forward, 40), (Evaluation, 60)], 1).contains("--eval-steps"));
+        // Two seconds are not worth a word.
+        assert!(sentence(&[(Forward, 3), (Checkpoint, 2)], 1).contains("computing"));
         assert!(sentence(&[], 1).contains("none"));
     }
 }
