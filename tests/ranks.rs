@@ -9,6 +9,7 @@ mod common;
 #[path = "common/playground.rs"]
 mod playground;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use common::mpirun;
@@ -233,6 +234,122 @@ fn evaluation_is_exact_at_any_world_size() {
         assert_eq!(ranks.json("eval_classes.json"), alone.json("eval_classes.json"));
         assert_eq!(ranks.predictions(), predictions, "{world} ranks, {batch}");
     }
+}
+
+/// A command line from transformers' documentation, with folders of its own, on one rank and on two: the files that
+/// transformers 5.23 writes, but for its pickles (training_args.bin, and optimizer.pt, scheduler.pt and rng_state.pth of checkpoints).
+#[test]
+fn a_command_line_of_run_image_classification_runs_unchanged() {
+    let place = Playground::new(24, 8);
+    let path = |name: &str| place.path(name).display().to_string();
+    let run = |world: usize, batch: &str| {
+        let (model, train, validation) = (path("model"), path("data/train"), path("data/validation"));
+        let output = path(&format!("{world} ranks"));
+        let typed = [
+            "--model_name_or_path",
+            &model,
+            "--train_dir",
+            &train,
+            "--validation_dir",
+            &validation,
+            "--output_dir",
+            &output,
+            "--remove_unused_columns",
+            "False",
+            "--do_train",
+            "--do_eval",
+            "--learning_rate",
+            "2e-5",
+            "--num_train_epochs",
+            "2",
+            "--per_device_train_batch_size",
+            batch,
+            "--per_device_eval_batch_size",
+            "8",
+            "--logging_strategy",
+            "steps",
+            "--logging_steps",
+            "2",
+            "--eval_strategy",
+            "epoch",
+            "--save_strategy",
+            "epoch",
+            "--load_best_model_at_end",
+            "True",
+            "--save_total_limit",
+            "3",
+            "--seed",
+            "1337",
+        ];
+        let program = Path::new(env!("CARGO_BIN_EXE_dtrain"));
+        let ended = common::mpirun(world, program, &typed, &[]);
+        assert_eq!(ended.code, Some(0), "{}", ended.text);
+        assert_eq!(
+            ended
+                .text
+                .matches("--remove_unused_columns False: changes nothing")
+                .count(),
+            1,
+            "{}",
+            ended.text
+        );
+        Outcome {
+            ended,
+            directory: place.path(&format!("{world} ranks")),
+        }
+    };
+    let files = |directory: &Path| -> std::collections::BTreeSet<String> {
+        let entries = std::fs::read_dir(directory).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    };
+    let (alone, ranks) = (run(1, "8"), run(2, "4"));
+    for outcome in [&alone, &ranks] {
+        let written = files(&outcome.directory);
+        for name in [
+            "README.md",
+            "all_results.json",
+            "config.json",
+            "eval_results.json",
+            "model.safetensors",
+            "preprocessor_config.json",
+            "train_results.json",
+            "trainer_state.json",
+            "checkpoint-3",
+            "checkpoint-6",
+        ] {
+            assert!(written.contains(name), "{name} is missing among {written:?}");
+        }
+        let written = files(&outcome.directory.join("checkpoint-6"));
+        for name in [
+            "config.json",
+            "model.safetensors",
+            "preprocessor_config.json",
+            "trainer_state.json",
+        ] {
+            assert!(written.contains(name), "{name} is missing among {written:?}");
+        }
+        assert_eq!(outcome.history("learning_rate").len(), 3);
+        let labels = outcome.json("config.json")["label2id"].as_object().unwrap().len();
+        assert_eq!(labels, 8);
+    }
+    assert_eq!(files(&alone.directory), files(&ranks.directory));
+    assert_close("loss", &ranks.history("loss"), &alone.history("loss"), 1e-5);
+
+    // The model that was written is evaluated where it lies, by a file of arguments.
+    let arguments = place.path("arguments.json");
+    let text = serde_json::json!({
+        "model_name_or_path": alone.directory, "train_dir": path("data/train"), "validation_dir": path("data/validation"),
+        "output_dir": alone.directory, "do_eval": true, "max_eval_samples": null, "report_to": "none",
+    });
+    std::fs::write(&arguments, text.to_string()).unwrap();
+    let before = alone.json("eval_results.json")["eval_loss"].as_f64().unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_dtrain"));
+    let ended = common::mpirun(1, program, &[arguments.to_str().unwrap()], &[]);
+    assert_eq!(ended.code, Some(0), "{}", ended.text);
+    let after = alone.json("eval_results.json")["eval_loss"].as_f64().unwrap();
+    assert!((before - after).abs() < 1e-6, "{before} {after}");
 }
 
 #[test]

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::recipe::{
-    AdapterFormat, DeviceChoice, Interval, Layer, Method, OnBadImage, Precision, Recipe, Schedule, TransformKind,
-    named, resolve,
+    AdapterFormat, DeviceChoice, EvalTransform, Interval, Layer, Method, OnBadImage, Precision, Recipe, Schedule,
+    TransformKind, named, resolve,
 };
 
 /// What `dtrain train` takes.
@@ -65,10 +65,16 @@ pub struct Values {
     /// One of several configurations of a dataset
     #[arg(long, value_name = "NAME", help_heading = "Data")]
     dataset_config_name: Option<String>,
+    /// Folder of training images, one directory a class
+    #[arg(long, value_name = "DIR", help_heading = "Data")]
+    train_dir: Option<PathBuf>,
+    /// Folder of validation images
+    #[arg(long, value_name = "DIR", help_heading = "Data")]
+    validation_dir: Option<PathBuf>,
     /// Split to train on, slices allowed: train[:5000]
     #[arg(long, value_name = "SPLIT", help_heading = "Data")]
     train_split: Option<String>,
-    /// Split to evaluate on, slices allowed
+    /// Split to evaluate on, slices allowed; auto: the validation split, or else the test size
     #[arg(long, value_name = "SPLIT", help_heading = "Data")]
     validation_split: Option<String>,
     /// Hold out this fraction (below 1) or number of training samples
@@ -80,9 +86,18 @@ pub struct Values {
     /// Column of labels, where the schema does not tell
     #[arg(long, value_name = "NAME", help_heading = "Data")]
     label_column_name: Option<String>,
+    /// Train on so many random samples at most
+    #[arg(long, value_name = "N", help_heading = "Data")]
+    max_train_samples: Option<u32>,
+    /// Evaluate on so many random samples at most
+    #[arg(long, value_name = "N", help_heading = "Data")]
+    max_eval_samples: Option<u32>,
     /// train: random crop and flip; eval: resize and centre crop
     #[arg(long, help_heading = "Data")]
     train_transform: Option<TransformKind>,
+    /// How pictures are resized when evaluating
+    #[arg(long, help_heading = "Data")]
+    eval_transform: Option<EvalTransform>,
     /// Shuffle the training samples in every epoch
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean, help_heading = "Data")]
     shuffle: Option<bool>,
@@ -90,6 +105,12 @@ pub struct Values {
     #[arg(long, help_heading = "Data")]
     on_bad_image: Option<OnBadImage>,
 
+    /// Whether to train at all
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean, help_heading = "Training")]
+    do_train: Option<bool>,
+    /// Whether to evaluate, if there is a validation set
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean, help_heading = "Training")]
+    do_eval: Option<bool>,
     /// Passes over the training set
     #[arg(long, value_name = "X", help_heading = "Training")]
     num_train_epochs: Option<f64>,
@@ -114,9 +135,9 @@ pub struct Values {
     /// Course of the learning rate
     #[arg(long, help_heading = "Training")]
     lr_scheduler_type: Option<Schedule>,
-    /// Steps from 0 up to the peak learning rate
-    #[arg(long, value_name = "N", help_heading = "Training")]
-    warmup_steps: Option<u64>,
+    /// Steps from 0 up to the peak learning rate; below 1: a fraction of all
+    #[arg(long, value_name = "N", value_parser = warmup_steps, help_heading = "Training")]
+    warmup_steps: Option<f64>,
     /// The same as a fraction of all steps
     #[arg(long, value_name = "X", help_heading = "Training")]
     warmup_ratio: Option<f64>,
@@ -146,6 +167,9 @@ pub struct Values {
     bf16: Option<bool>,
     #[arg(long, value_name = "N", help_heading = "Training")]
     seed: Option<u32>,
+    /// Seed of the samples' order [default: the seed]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    data_seed: Option<u32>,
 
     /// Where results and checkpoints go
     #[arg(long, value_name = "DIR", help_heading = "Results")]
@@ -156,6 +180,12 @@ pub struct Values {
     /// Go on from the last checkpoint of the output directory (true), or from this one
     #[arg(long, value_name = "true|DIR", num_args = 0..=1, default_missing_value = "true", help_heading = "Results")]
     resume_from_checkpoint: Option<String>,
+    /// When the training loss is reported
+    #[arg(long, help_heading = "Results")]
+    logging_strategy: Option<Interval>,
+    /// Report the loss of the first step, too
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean, help_heading = "Results")]
+    logging_first_step: Option<bool>,
     /// Steps between reports of the training loss
     #[arg(long, value_name = "N", help_heading = "Results")]
     logging_steps: Option<u64>,
@@ -251,6 +281,13 @@ fn boolean(typed: &str) -> Result<bool, String> {
         "true" | "t" | "yes" | "y" | "1" => Ok(true),
         "false" | "f" | "no" | "n" | "0" => Ok(false),
         _ => Err("give true or false".to_owned()),
+    }
+}
+
+fn warmup_steps(typed: &str) -> Result<f64, String> {
+    match typed.parse::<f64>() {
+        Ok(steps) if steps.is_finite() && steps >= 0.0 && (steps < 1.0 || steps.fract() == 0.0) => Ok(steps),
+        _ => Err("give a whole number from 0, or a fraction below 1; invalid digit or out of range".to_owned()),
     }
 }
 

@@ -80,7 +80,10 @@ fn find(recipe: &Recipe, notes: &mut Vec<String>) -> Result<Places> {
     Ok(Places {
         model: model.place(&hub, notes)?,
         adapter,
-        dataset: dataset.place(&hub, &splits, &columns(recipe), notes)?,
+        dataset: match &recipe.train_dir {
+            Some(folder) => Source::local(folder),
+            None => dataset.place(&hub, &splits, &columns(recipe), notes)?,
+        },
     })
 }
 

@@ -4,6 +4,7 @@ mod arguments;
 mod bench;
 mod cores;
 mod demo;
+mod drop_in;
 mod fetch;
 mod memory;
 mod preflight;
@@ -63,7 +64,14 @@ enum Command {
 
 /// The whole program: parses `std::env::args`, runs the command, prints an error on stderr.
 pub fn main() -> ExitCode {
-    let arguments = spelling::normalise(std::env::args_os());
+    let translated = match drop_in::translate(std::env::args_os()) {
+        Ok(translated) => translated,
+        Err(error) => return failed(&error),
+    };
+    if speaks() {
+        translated.notes.iter().for_each(|note| eprintln!("{note}"));
+    }
+    let arguments = spelling::normalise(translated.arguments.into_iter());
     let matches = command().try_get_matches_from(arguments);
     let typed = match matches.and_then(|matches| CommandLine::from_arg_matches(&matches)) {
         Ok(typed) => typed,

@@ -37,6 +37,9 @@ pub fn decide(recipe: Recipe, facts: &Facts, device: Device) -> Result<Decided> 
             "give --validation-split NAME or --test-size X, or --eval-strategy no",
         ));
     }
+    if recipe.max_train_samples.is_some_and(|most| most > facts.train_samples) {
+        notes.push(format!("--max-train-samples: there are only {}", facts.train_samples));
+    }
     let precision = precision(recipe.precision, &device, &mut notes);
 
     let micro = recipe.per_device_train_batch_size;
@@ -64,12 +67,15 @@ pub fn decide(recipe: Recipe, facts: &Facts, device: Device) -> Result<Decided> 
             facts.train_samples
         ));
     }
-    let total_steps = total_steps(&recipe, steps_per_epoch)?;
+    let total_steps = match recipe.do_train {
+        true => total_steps(&recipe, steps_per_epoch)?,
+        false => 0,
+    };
     let warmup_steps = match recipe.warmup_steps {
         0 => (recipe.warmup_ratio * total_steps as f64).ceil() as u64,
         steps => steps,
     };
-    if warmup_steps > total_steps {
+    if warmup_steps > total_steps && recipe.do_train {
         return Err(Error::usage(
             format!("--warmup-steps {warmup_steps}: the whole run has {total_steps} steps"),
             format!("give a number from 0 to {total_steps}, or train longer"),
@@ -85,7 +91,7 @@ pub fn decide(recipe: Recipe, facts: &Facts, device: Device) -> Result<Decided> 
             steps_per_epoch,
             total_steps,
             warmup_steps,
-            log: When::Steps(recipe.logging_steps),
+            log: when(recipe.logging_strategy, recipe.logging_steps),
             evaluate: when(recipe.eval_strategy, recipe.eval_steps.unwrap_or(recipe.logging_steps)),
             save: when(recipe.save_strategy, recipe.save_steps),
             best_metric: BestMetric::named(&recipe.metric_for_best_model, recipe.greater_is_better)

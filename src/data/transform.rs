@@ -18,7 +18,7 @@ use super::preprocessor::{Preprocessor, Size};
 use crate::ops::jpeg::Rect;
 use crate::ops::preprocess::Cut;
 use crate::ops::resample::{Axis, Filter, Resampler};
-use crate::recipe::TransformKind;
+use crate::recipe::{EvalTransform, TransformKind};
 
 /// What is done to every picture.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ enum Steps {
     Train,
     /// Resize(shorter side), CenterCrop(size).
     Eval { side: usize, filter: Filter },
+    /// Resize(size) of the image processor, CenterCrop(size).
+    Script(Size),
     /// The same rectangle of every picture.
     Crop { crop: Rect, flip: bool },
     /// What the model's own image processor does.
@@ -53,6 +55,18 @@ impl Transform {
                 normalization,
             },
             TransformKind::Eval => Transform::resize_center(size.0.min(size.1), Filter::Bilinear, size, normalization),
+        }
+    }
+
+    /// What a model is evaluated with.
+    pub fn of_evaluation(preprocessor: &Preprocessor, kind: EvalTransform) -> Transform {
+        match kind {
+            EvalTransform::Crop => Transform::new(preprocessor, TransformKind::Eval),
+            EvalTransform::Processor => Transform::of_processor(preprocessor),
+            EvalTransform::Script => Transform {
+                steps: Steps::Script(preprocessor.size),
+                ..Transform::new(preprocessor, TransformKind::Eval)
+            },
         }
     }
 
@@ -166,6 +180,12 @@ impl Transform {
             }
             Steps::Eval { side, filter } => {
                 Placement::shorter_side(whole, *filter, *side).centered(self.size, Middle::Torchvision)
+            }
+            Steps::Script(Size::Exact { height, width }) => {
+                Placement::squash(whole, Filter::Bilinear, (*height, *width)).centered(self.size, Middle::Torchvision)
+            }
+            Steps::Script(Size::ShortestEdge(edge)) => {
+                Placement::shorter_side(whole, Filter::Bilinear, *edge).centered(self.size, Middle::Torchvision)
             }
             Steps::Crop { crop, flip } => Placement::squash(*crop, Filter::Bilinear, self.size).flipped(*flip),
             Steps::Processor(preprocessor) => {

@@ -5,6 +5,9 @@
 
 use crate::recipe::Schedule;
 
+/// Where a polynomial schedule ends.
+const POLYNOMIAL_END: f64 = 1e-7;
+
 /// A schedule over `total_steps` optimizer steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LearningRate {
@@ -28,7 +31,26 @@ impl LearningRate {
             _ if step < self.warmup_steps => step as f64 / self.warmup_steps as f64,
             Schedule::ConstantWithWarmup => 1.0,
             Schedule::Linear => self.total_steps.saturating_sub(step) as f64 / after_warmup,
-            Schedule::Cosine => (0.5 * (1.0 + (std::f64::consts::PI * since_warmup / after_warmup).cos())).max(0.0),
+            // Transformers' defaults: power 1, and an end of 1e-7.
+            Schedule::Polynomial if step > self.total_steps => POLYNOMIAL_END / self.peak,
+            Schedule::Polynomial => {
+                let left = 1.0 - since_warmup / after_warmup;
+                ((self.peak - POLYNOMIAL_END) * left + POLYNOMIAL_END) / self.peak
+            }
+            Schedule::InverseSqrt => {
+                let timescale = if self.warmup_steps == 0 {
+                    10_000
+                } else {
+                    self.warmup_steps
+                } as f64;
+                ((step as f64 + timescale - self.warmup_steps as f64) / timescale)
+                    .sqrt()
+                    .recip()
+            }
+            Schedule::CosineWithRestarts if step >= self.total_steps => 0.0,
+            Schedule::Cosine | Schedule::CosineWithRestarts => {
+                (0.5 * (1.0 + (std::f64::consts::PI * since_warmup / after_warmup).cos())).max(0.0)
+            }
         };
         self.peak * factor
     }
@@ -98,6 +120,51 @@ mod tests {
                     0.0032725424859373687,
                     0.0017274575140626316,
                     0.00047745751406263163,
+                    0.0,
+                ][..],
+            ),
+            (
+                Schedule::Polynomial,
+                2,
+                6,
+                &[
+                    0.0,
+                    0.0025,
+                    0.005,
+                    0.0037500249999999997,
+                    0.0025000499999999998,
+                    0.001250075,
+                    1e-07,
+                    1e-07,
+                ][..],
+            ),
+            (
+                Schedule::InverseSqrt,
+                3,
+                6,
+                &[
+                    0.0,
+                    0.0016666666666666666,
+                    0.003333333333333333,
+                    0.005,
+                    0.004330127018922193,
+                    0.0038729833462074173,
+                    0.0035355339059327372,
+                    0.0032732683535398855,
+                ][..],
+            ),
+            (
+                Schedule::CosineWithRestarts,
+                2,
+                6,
+                &[
+                    0.0,
+                    0.0025,
+                    0.005,
+                    0.004267766952966369,
+                    0.0025,
+                    0.0007322330470336313,
+                    0.0,
                     0.0,
                 ][..],
             ),

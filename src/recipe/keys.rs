@@ -15,6 +15,8 @@ pub const ALIASES: &[(&str, &str)] = &[
     ("train_val_split", "test_size"),
     ("evaluation_strategy", "eval_strategy"),
     ("hub_token", "token"),
+    ("push_to_hub_token", "token"),
+    ("push_to_hub_model_id", "hub_model_id"),
 ];
 
 /// Every key of a recipe, in the order of the struct.
@@ -40,6 +42,9 @@ pub fn canonical(typed: &str, value: &Value) -> (String, Option<Value>) {
         // Trainer of transformers 5 reads a fraction as a ratio.
         ("warmup_steps", Value::Float(ratio)) if *ratio > 0.0 && *ratio < 1.0 => {
             ("warmup_ratio".to_owned(), Some(value.clone()))
+        }
+        ("warmup_steps", Value::Float(steps)) if *steps >= 0.0 && steps.fract() == 0.0 && *steps < 1e15 => {
+            (key.to_owned(), Some(Value::Integer(*steps as i64)))
         }
         ("fp16" | "bf16", Value::Boolean(true)) => ("precision".to_owned(), Some(Value::String(key.to_owned()))),
         ("fp16" | "bf16", Value::Boolean(false)) => ("precision".to_owned(), Some(Value::String("fp32".to_owned()))),

@@ -14,6 +14,7 @@ use crate::error::{Error, IoContext, Result};
 /// The built-in recipes by name.
 pub const BUILT_IN: &[(&str, &str)] = &[
     ("vit-lora", include_str!("vit-lora.toml")),
+    ("image-classification", include_str!("image-classification.toml")),
     ("demo-base", include_str!("demo-base.toml")),
 ];
 

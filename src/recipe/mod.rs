@@ -17,6 +17,9 @@ pub use keys::{ALIASES, nearest};
 pub use layers::{BUILT_IN, Layer, Origin, built_in, named, resolve};
 pub use metric::{Average, BestMetric, Better, Figure};
 
+/// The `validation_split` that means: the one called validation if there is one, else `test_size`.
+pub const AUTO_SPLIT: &str = "auto";
+
 /// Every value of a run. Field names are the TOML keys; with hyphens they are the flags.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,9 +50,16 @@ pub struct Recipe {
     /// One of several configurations of the dataset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dataset_config_name: Option<String>,
+    /// Folder of training images, in the place of a dataset: all below it are samples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_dir: Option<PathBuf>,
+    /// The same for validation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation_dir: Option<PathBuf>,
     /// Split of training samples, slices allowed: `train[:5000]`.
     pub train_split: String,
-    /// Split of validation samples; without it `test_size` of the training split is held out.
+    /// Split of validation samples; without it `test_size` of the training split is held out. `auto`: the split called
+    /// validation if there is one, else `test_size`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation_split: Option<String>,
     /// Fraction (below 1) or number of samples held out of the training split.
@@ -59,13 +69,23 @@ pub struct Recipe {
     pub image_column_name: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label_column_name: Option<String>,
+    /// Random samples of a set, no more than so many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_train_samples: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_eval_samples: Option<usize>,
     pub train_transform: TransformKind,
+    pub eval_transform: EvalTransform,
     /// false: samples in the order of the dataset, in every epoch.
     pub shuffle: bool,
     /// What to do with an image that cannot be decoded.
     pub on_bad_image: OnBadImage,
 
     // How long and how large.
+    /// false: the model is only evaluated.
+    pub do_train: bool,
+    /// false: nothing is evaluated, unless `eval_strategy` asks for it.
+    pub do_eval: bool,
     pub num_train_epochs: f64,
     /// Optimizer steps; overrides `num_train_epochs`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,7 +112,9 @@ pub struct Recipe {
     pub precision: Precision,
 
     // When to report, evaluate and save.
+    pub logging_strategy: Interval,
     pub logging_steps: u64,
+    pub logging_first_step: bool,
     pub eval_strategy: Interval,
     /// Steps between evaluations with `eval_strategy = "steps"`; `logging_steps` if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -136,6 +158,9 @@ pub struct Recipe {
 
     // The machine.
     pub seed: u64,
+    /// Of the order of the samples; `seed` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_seed: Option<u64>,
     /// Threads that decode images, per rank; by default as many as the rank has cores.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dataloader_num_workers: Option<usize>,
@@ -185,6 +210,20 @@ pub enum TransformKind {
     Eval,
 }
 
+/// How pictures are brought to the model's size when it is evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
+pub enum EvalTransform {
+    /// The shorter side, bilinear, then the centre.
+    Crop,
+    /// As run_image_classification.py: to the size of the model's image processor, whatever the aspect if that has a height
+    /// and a width, bilinear, then the centre.
+    Script,
+    /// As the model's image processor.
+    Processor,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 #[value(rename_all = "lower")]
@@ -199,6 +238,11 @@ pub enum OnBadImage {
 pub enum Schedule {
     Linear,
     Cosine,
+    /// One restart less than it has cycles, and it has one: cosine, as transformers' default.
+    CosineWithRestarts,
+    /// Of power 1, down to 1e-7.
+    Polynomial,
+    InverseSqrt,
     Constant,
     ConstantWithWarmup,
 }

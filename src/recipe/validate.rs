@@ -15,12 +15,23 @@ pub struct Violation {
     pub fix: String,
 }
 
+/// Names of datasets that stand for "a folder of images", as it is given beside.
+const FOLDER_BUILDERS: [&str; 2] = ["imagefolder", "nateraw/image-folder"];
+
 /// Names of the projections that can be adapted, under v4's and v5's names.
 const TARGETS: [(&str, &str); 3] = [("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")];
 
 /// The first value of `recipe` that is out of range.
 pub fn check(recipe: &Recipe) -> Result<(), Violation> {
     let r = recipe;
+    if !r.do_train && !r.do_eval && r.eval_strategy == Interval::No {
+        return Err(violation(
+            "do_train",
+            "false",
+            "neither training nor evaluation is asked for",
+            "add --do_train, --do_eval or both",
+        ));
+    }
     check_model(r)?;
     check_data(r)?;
 
@@ -110,12 +121,34 @@ fn check_model(r: &Recipe) -> Result<(), Violation> {
 }
 
 fn check_data(r: &Recipe) -> Result<(), Violation> {
-    if r.dataset.is_empty() {
+    if r.train_dir.is_some() && !r.dataset.is_empty() && !FOLDER_BUILDERS.contains(&r.dataset.as_str()) {
+        return Err(violation(
+            "train_dir",
+            r.train_dir
+                .iter()
+                .map(|dir| dir.display().to_string())
+                .collect::<String>(),
+            "training samples are named twice, as a folder and as a dataset",
+            "give one of --train-dir and --dataset",
+        ));
+    }
+    if r.validation_dir.is_some() && r.train_dir.is_none() {
+        return Err(violation(
+            "validation_dir",
+            r.validation_dir
+                .iter()
+                .map(|dir| dir.display().to_string())
+                .collect::<String>(),
+            "there is a folder of validation images, and none of training images, which the classes are read from",
+            "add --train-dir DIR",
+        ));
+    }
+    if r.dataset.is_empty() && r.train_dir.is_none() {
         return Err(violation(
             "dataset",
             "",
             "no dataset is named",
-            "give `--dataset DIR` (parquet or Arrow shards), or `--recipe vit-lora`",
+            "give `--dataset DIR` (parquet or Arrow shards), `--train-dir DIR` (images), or `--recipe vit-lora`",
         ));
     }
     if r.train_split.is_empty() {
@@ -126,7 +159,9 @@ fn check_data(r: &Recipe) -> Result<(), Violation> {
             "give `--train-split train`",
         ));
     }
-    if let (Some(split), Some(_)) = (&r.validation_split, r.test_size) {
+    if let (Some(split), Some(_)) = (&r.validation_split, r.test_size)
+        && split != super::AUTO_SPLIT
+    {
         return Err(violation(
             "validation_split",
             split,

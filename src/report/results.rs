@@ -7,7 +7,8 @@ use super::{EvaluationEntry, TotalsEntry};
 /// The figures of a finished run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Results {
-    pub train: TotalsEntry,
+    /// Absent where the model was only evaluated.
+    pub train: Option<TotalsEntry>,
     /// Of the final model; absent without a validation set.
     pub evaluation: Option<EvaluationEntry>,
     pub train_samples: usize,
@@ -29,17 +30,19 @@ impl Results {
             files.push(("eval_results.json", text(&eval)));
             merge(&mut all, eval);
         }
-        let train = json!({
-            "epoch": self.train.epoch,
-            "total_flos": self.train.total_flos,
-            "train_loss": self.train.train_loss,
-            "train_runtime": self.train.train_runtime,
-            "train_samples": self.train_samples,
-            "train_samples_per_second": self.train.train_samples_per_second,
-            "train_steps_per_second": self.train.train_steps_per_second,
-        });
-        files.push(("train_results.json", text(&train)));
-        merge(&mut all, train);
+        if let Some(totals) = &self.train {
+            let train = json!({
+                "epoch": totals.epoch,
+                "total_flos": totals.total_flos,
+                "train_loss": totals.train_loss,
+                "train_runtime": totals.train_runtime,
+                "train_samples": self.train_samples,
+                "train_samples_per_second": totals.train_samples_per_second,
+                "train_steps_per_second": totals.train_steps_per_second,
+            });
+            files.push(("train_results.json", text(&train)));
+            merge(&mut all, train);
+        }
         all.sort_keys();
         files.push(("all_results.json", text(&Value::Object(all))));
         files
@@ -85,7 +88,7 @@ mod tests {
             step: 125,
         };
         let results = Results {
-            train,
+            train: Some(train),
             evaluation: Some(evaluation),
             train_samples: 800,
             eval_samples: 350,

@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::model::Vit;
 use crate::ops::storage;
 use crate::optim::{AdamW, AdamWConfig, GradScaler, LearningRate};
-use crate::recipe::{Precision, Recipe, TransformKind};
+use crate::recipe::{Precision, Recipe};
 use crate::report::{Progress, Stages, TrainerState};
 
 /// Where a run begins: at nothing, or after a checkpoint's step.
@@ -60,18 +60,22 @@ impl<'a> Trainer<'a> {
         } = start(run, &model, splits.train.classes(), collective)?;
 
         let plan = plan(recipe, splits.train.len(), collective.world());
-        let loading = |kind| LoaderConfig {
-            transform: Transform::new(&preprocessor, kind),
+        let loading = |transform| LoaderConfig {
+            transform,
             seed: recipe.seed,
             threads: run.loader_threads,
             prefetch_batches: prefetch(run.loader_threads, recipe.per_device_train_batch_size),
             on_bad_image: recipe.on_bad_image,
         };
         let micro_batches = plan.of_rank(collective.rank(), state.global_step..run.total_steps);
-        let loader = Loader::new(splits.train.clone(), micro_batches, loading(recipe.train_transform))?;
+        let loader = Loader::new(
+            splits.train.clone(),
+            micro_batches,
+            loading(Transform::new(&preprocessor, recipe.train_transform)),
+        )?;
         let evaluator = splits.eval.map(|dataset| Evaluator {
             dataset,
-            loader: loading(TransformKind::Eval),
+            loader: loading(Transform::of_evaluation(&preprocessor, recipe.eval_transform)),
             batch: recipe.per_device_eval_batch_size,
             label_smoothing: recipe.label_smoothing_factor,
             device: run.device.clone(),
@@ -195,7 +199,9 @@ fn plan(recipe: &Recipe, samples: usize, world: usize) -> Plan {
         accumulation: recipe.gradient_accumulation_steps,
         world,
         order: match recipe.shuffle {
-            true => Order::Shuffled { seed: recipe.seed },
+            true => Order::Shuffled {
+                seed: recipe.data_seed.unwrap_or(recipe.seed),
+            },
             false => Order::AsStored,
         },
     }

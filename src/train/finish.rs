@@ -23,8 +23,8 @@ pub struct Summary {
 impl Trainer<'_> {
     /// Chooses the final model, writes the results, prints the tables. Every rank must call it.
     pub fn finish(mut self) -> Result<Summary> {
-        let totals = self.totals();
-        self.state.log_history.push(LogEntry::Totals(totals.clone()));
+        let totals = self.run.recipe.do_train.then(|| self.totals());
+        self.state.log_history.extend(totals.clone().map(LogEntry::Totals));
         let final_step = self.take_best_model()?;
         let (evaluation, outcomes) = self.final_evaluation(final_step)?.unzip();
         let outcomes = outcomes.unwrap_or_default();
@@ -118,7 +118,6 @@ impl Trainer<'_> {
             parameters: (self.model.trainable_count(), self.model.total_count()),
         };
         whole::files(&recipe.output_dir, |directory| {
-            self.write_model(directory)?;
             for (name, text) in results.files() {
                 checkpoint::put(directory, name, &text)?;
             }
@@ -131,6 +130,10 @@ impl Trainer<'_> {
                     checkpoint::put(directory, PREDICTIONS_FILE, &text)?;
                 }
             }
+            if !recipe.do_train {
+                return Ok(());
+            }
+            self.write_model(directory)?;
             checkpoint::put(directory, "trainer_state.json", &self.state.to_json())?;
             checkpoint::put(directory, "dtrain_run.toml", &recipe.to_toml())?;
             checkpoint::put(directory, "README.md", &card.to_markdown())
@@ -160,11 +163,12 @@ impl Trainer<'_> {
                 println!("\n{table}");
             }
         }
-        let train = &results.train;
-        println!(
-            "training: loss {:.4}, {:.1} s, {:.1} images/s\n",
-            train.train_loss, train.train_runtime, train.train_samples_per_second
-        );
+        if let Some(train) = &results.train {
+            println!(
+                "training: loss {:.4}, {:.1} s, {:.1} images/s\n",
+                train.train_loss, train.train_runtime, train.train_samples_per_second
+            );
+        }
         let busy = self.loader.statistics();
         let supply = Supply {
             images: busy.images,

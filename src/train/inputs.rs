@@ -6,7 +6,7 @@ use crate::data::{Columns, Dataset, Preprocessor, Source, TestSize};
 use crate::error::{Error, Result};
 use crate::model::{Activations, LoadReport, LoraConfig, Training, Vit};
 use crate::ops::device::Placement;
-use crate::recipe::{Method, Recipe};
+use crate::recipe::{AUTO_SPLIT, Interval, Method, Recipe};
 
 /// Where a recipe's inputs lie on this machine, whatever their names in it are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,9 +54,29 @@ impl Splits {
                 _ => Ok(dataset),
             }
         };
-        let train = open(&recipe.train_split)?;
-        if let Some(split) = &recipe.validation_split {
-            let eval = Some(open(split)?);
+        let splits = match &recipe.train_dir {
+            Some(train) => {
+                let (train, eval) = Dataset::open_folders(train, recipe.validation_dir.as_deref(), &columns)?;
+                Splits { train, eval }
+            }
+            None => {
+                let train = open(&recipe.train_split)?;
+                let wanted = recipe.validation_split.as_deref();
+                let eval = match wanted.filter(|&split| split != AUTO_SPLIT || train.has_split("validation")) {
+                    Some(AUTO_SPLIT) => Some(open("validation")?),
+                    Some(split) => Some(open(split)?),
+                    None => None,
+                };
+                Splits { train, eval }
+            }
+        };
+        Ok(splits.held_out(recipe)?.limited(recipe))
+    }
+
+    /// With a part of the training samples for validation, if the recipe wants that and has nothing else for it.
+    fn held_out(self, recipe: &Recipe) -> Result<Splits> {
+        let Splits { train, eval } = self;
+        if eval.is_some() {
             return Ok(Splits { train, eval });
         }
         match recipe.test_size {
@@ -73,6 +93,22 @@ impl Splits {
                     eval: Some(eval),
                 })
             }
+        }
+    }
+
+    /// No more samples than the recipe wants, and none for an evaluation that it does not want.
+    fn limited(self, recipe: &Recipe) -> Splits {
+        let limit = |dataset: Dataset, most: Option<usize>| match most {
+            Some(most) => dataset.sample(most, recipe.seed),
+            None => dataset,
+        };
+        let evaluated = recipe.do_eval || recipe.eval_strategy != Interval::No;
+        Splits {
+            train: limit(self.train, recipe.max_train_samples),
+            eval: self
+                .eval
+                .filter(|_| evaluated)
+                .map(|eval| limit(eval, recipe.max_eval_samples)),
         }
     }
 }

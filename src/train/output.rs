@@ -46,7 +46,8 @@ pub fn claim(recipe: &Recipe) -> Result<Vec<String>> {
         })
         .collect();
     let found = contents(directory)?;
-    if found.is_empty() || continues(recipe) {
+    // The figures of an evaluation may lie beside the model that was evaluated.
+    if found.is_empty() || continues(recipe) || !recipe.do_train {
         return Ok(notes);
     }
     if !recipe.overwrite_output_dir {

@@ -29,6 +29,7 @@ const FIXED: &[&str] = &[
     "lora_dropout",
     "lora_target_modules",
     "seed",
+    "data_seed",
     "shuffle",
 ];
 /// What says nothing about the numbers that come out.

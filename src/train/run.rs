@@ -48,7 +48,7 @@ pub enum When {
 impl Run {
     /// Is the training loss logged after optimizer step `step` (counted from 1)?
     pub fn logs_at(&self, step: u64) -> bool {
-        self.due(self.log, step)
+        self.due(self.log, step) || (self.recipe.logging_first_step && step == 1)
     }
 
     /// Is the validation set evaluated after `step`? With a strategy of steps also after the last one, as Trainer does.

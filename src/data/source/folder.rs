@@ -30,8 +30,19 @@ pub(super) struct Folder {
     pub notes: Vec<String>,
 }
 
+const CLASSES_ADVICE: &str =
+    "put every image into the directory of its class, all on the same level: train/cat/1.jpg, train/dog/2.jpg";
+
 impl Folder {
+    /// Errors: also one class only.
     pub fn open(layout: &Layout, columns: &Columns) -> Result<Folder> {
+        let folder = Folder::open_part(layout, columns)?;
+        folder.check_classes(&layout.path)?;
+        Ok(folder)
+    }
+
+    /// A folder that may lack classes which others have.
+    pub fn open_part(layout: &Layout, columns: &Columns) -> Result<Folder> {
         let described = layout
             .splits
             .iter()
@@ -41,13 +52,32 @@ impl Folder {
             false => by_directories(layout),
         }
     }
+
+    /// Errors: all images are of one class, in directories of that name.
+    pub fn check_classes(&self, path: &Path) -> Result<()> {
+        let mut classes = BTreeSet::new();
+        for (_, shard) in &self.splits {
+            match &shard.labels {
+                Labels::Names(names) => classes.extend(names.iter().flatten()),
+                Labels::Numbers(_) => return Ok(()),
+            }
+        }
+        let mut classes = classes.into_iter();
+        match (classes.next(), classes.next()) {
+            (Some(only), None) => Err(Error::dataset(
+                path,
+                format!("all images lie in directories called {only}: that is one class only"),
+                CLASSES_ADVICE,
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 fn by_directories(layout: &Layout) -> Result<Folder> {
     let all = || layout.splits.iter().flat_map(|split| &split.files);
     let depth = |file: &str| file.matches('/').count();
-    let advice =
-        "put every image into the directory of its class, all on the same level: train/cat/1.jpg, train/dog/2.jpg";
+    let advice = CLASSES_ADVICE;
     if let Some(file) = all().find(|file| depth(file) == 0) {
         return Err(Error::dataset(
             &layout.root.join(file),
@@ -67,17 +97,6 @@ fn by_directories(layout: &Layout) -> Result<Folder> {
         ));
     }
     let class_of = |file: &str| file.rsplit('/').nth(1).unwrap_or("").to_owned();
-    let classes: BTreeSet<String> = all().map(|file| class_of(file)).collect();
-    if classes.len() == 1 {
-        return Err(Error::dataset(
-            &layout.path,
-            format!(
-                "all images lie in directories called {}: that is one class only",
-                classes.first().expect("one")
-            ),
-            advice,
-        ));
-    }
     let splits = layout.splits.iter().map(|split| {
         let labels = split.files.iter().map(|file| Some(class_of(file))).collect();
         let shard = FolderShard {

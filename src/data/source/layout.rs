@@ -114,6 +114,43 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Every image below `directory` as one split, called `train`.
+    pub fn images(directory: &Path) -> Result<Layout> {
+        if std::fs::metadata(directory).at("open dataset", directory)?.is_file() {
+            return Err(Error::dataset(
+                directory,
+                "this is a file",
+                "give a folder with a directory of images for each class",
+            ));
+        }
+        let listing = walk::list(directory)?;
+        let files: Vec<String> = files_of(&listing, Kind::Images, "")
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        if !files.iter().any(|file| is_image(file)) {
+            return Err(Error::dataset(
+                directory,
+                format!("none of its {} files is an image", listing.files.len()),
+                "give a folder with a directory of images for each class",
+            ));
+        }
+        let mut layout = Layout {
+            path: directory.to_owned(),
+            root: directory.to_owned(),
+            kind: Kind::Images,
+            splits: vec![SplitFiles {
+                name: "train".to_owned(),
+                files,
+            }],
+            features: None,
+            listing,
+            notes: Vec::new(),
+        };
+        layout.note_what_is_left_out();
+        Ok(layout)
+    }
+
     /// The split of that name, or of an alias of it.
     pub fn split(&self, name: &str) -> Result<&SplitFiles> {
         let exact = self.splits.iter().find(|split| split.name == name);

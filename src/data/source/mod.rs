@@ -12,6 +12,7 @@ mod classes;
 mod description;
 mod features;
 mod folder;
+mod image_folders;
 mod keywords;
 mod layout;
 mod memory;
@@ -152,6 +153,17 @@ impl Dataset {
             rows: rows.iter().map(|&row| self.rows[row as usize]).collect(),
             labels: rows.iter().map(|&row| self.labels[row as usize]).collect(),
         }
+    }
+
+    /// Random rows, no more than `most`: those of `datasets.Dataset.shuffle(seed=seed).select(range(most))`.
+    pub fn sample(&self, most: usize, seed: u64) -> Dataset {
+        let order = numpy_rng::permutation(self.len(), seed);
+        self.select(&order[..most.min(self.len())])
+    }
+
+    /// Does the dataset have a split of exactly this name?
+    pub fn has_split(&self, name: &str) -> bool {
+        self.opened.layout.splits.iter().any(|split| split.name == name)
     }
 
     /// (train, test): the same rows in the same order as `datasets.Dataset.train_test_split(test_size, seed=seed)` gives.

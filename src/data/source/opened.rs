@@ -46,6 +46,20 @@ impl Opened {
         })
     }
 
+    /// The same for an image folder that was read.
+    pub fn of_folder(layout: Layout, folder: Folder, columns: &Columns) -> Opened {
+        Opened {
+            layout,
+            columns: columns.clone(),
+            folder: Some(folder),
+            shards: Vec::new(),
+            starts: vec![0],
+            splits: BTreeMap::new(),
+            classes: Vec::new(),
+            pages: Pages::new(memory::cache_bytes()),
+        }
+    }
+
     /// Opens a split, unless it is open; its rows. `name` may be an alias. With `needed` rows from its beginning, the shards
     /// behind them stay closed.
     pub fn open_split(&mut self, name: &str, needed: Option<usize>) -> Result<Range<usize>> {

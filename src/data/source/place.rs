@@ -10,6 +10,7 @@ use super::shard::Shard;
 use super::walk::Listing;
 use crate::data::split::Slice;
 use crate::error::Result;
+use crate::recipe::AUTO_SPLIT;
 
 /// A dataset to open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,9 +71,15 @@ impl Source {
         if layout.kind == Kind::Images {
             return Ok(of_all_splits(&layout));
         }
+        let has_validation = layout.splits.iter().any(|split| split.name == "validation");
+        let splits: Vec<&str> = splits
+            .iter()
+            .filter(|&&split| split != AUTO_SPLIT || has_validation)
+            .map(|&split| if split == AUTO_SPLIT { "validation" } else { split })
+            .collect();
         let mut opened = Opened::new(layout, columns)?;
         let mut missing = Vec::new();
-        for expression in splits {
+        for expression in &splits {
             let slices = Slice::parse_sum(expression)?;
             for slice in &slices {
                 let files = opened.layout.split(&slice.split)?.files.clone();
@@ -88,7 +95,7 @@ impl Source {
             return Ok(missing);
         }
         // Without declared names, the classes are whatever occurs anywhere.
-        for expression in splits {
+        for expression in &splits {
             for slice in Slice::parse_sum(expression)? {
                 opened.open_split(&slice.split, Some(1))?;
             }
