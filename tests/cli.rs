@@ -1,6 +1,8 @@
 //! The program as people type it: recipes, spellings of flags, and one clear error for every kind of nonsense.
 
 mod common;
+#[path = "commands/tests.rs"]
+mod commands;
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -19,15 +19,23 @@ pub use model::ModelName;
 
 /// Where the inputs of a recipe lie, and lines for people about what came from the Hub. Every rank must call it.
 pub fn places(recipe: &Recipe, collective: &dyn Collective) -> Result<(Places, Vec<String>)> {
-    let local = collective.local();
+    once_a_node(collective, |notes| find(recipe, notes))
+}
+
+/// Lets one rank of each node look for the inputs, and the others wait for what it finds; with the lines that it noted.
+/// Every rank must call it.
+pub fn once_a_node(
+    collective: &dyn Collective,
+    find: impl FnOnce(&mut Vec<String>) -> Result<Places>,
+) -> Result<(Places, Vec<String>)> {
     let mut notes = Vec::new();
     let mut found = Vec::new();
-    if local.rank == 0 {
-        let places = find(recipe, &mut notes)?;
-        found = to_json(&places).to_string().into_bytes();
+    if collective.local().rank == 0 {
+        let places = find(&mut notes)?;
         if collective.world() == 1 {
             return Ok((places, notes));
         }
+        found = to_json(&places).to_string().into_bytes();
     }
     // Whoever fails above ends the job, and with it the wait of the others here.
     let all = gather(collective, &found)?;

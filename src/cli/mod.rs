@@ -5,14 +5,19 @@ mod bench;
 mod cores;
 mod demo;
 mod drop_in;
+mod eval;
 mod fetch;
+mod inspect;
 mod memory;
+mod merge;
+mod predict;
 mod preflight;
 mod push;
 mod recipes;
 mod run;
 mod spelling;
 mod train;
+mod trained;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -58,6 +63,14 @@ enum Command {
     },
     /// Make a small dataset and a small pretrained model to try things out with
     Demo(demo::DemoArguments),
+    /// Figures of a trained model on a split of a dataset
+    Eval(Box<eval::EvalArguments>),
+    /// The likeliest classes of pictures
+    Predict(Box<predict::PredictArguments>),
+    /// Make one checkpoint of an adapter and its base
+    Merge(merge::MergeArguments),
+    /// What a dataset, a checkpoint or an adapter is made of
+    Inspect(Box<inspect::InspectArguments>),
     /// Measure the parts of a run on this machine
     Bench(bench::BenchArguments),
 }
@@ -83,6 +96,12 @@ pub fn main() -> ExitCode {
         Some(Command::Recipes { name }) => recipes::show(name.as_deref()).map(|text| say(&text)),
         Some(Command::Demo(arguments)) => return demo::run(&arguments),
         Some(Command::Bench(arguments)) => return bench::run(&arguments),
+        Some(Command::Eval(arguments)) => return eval::run(&arguments),
+        // What one process does alone; under a launcher the others have nothing to do.
+        Some(Command::Predict(_) | Command::Merge(_) | Command::Inspect(_)) if !speaks() => return ExitCode::SUCCESS,
+        Some(Command::Predict(arguments)) => return predict::run(&arguments),
+        Some(Command::Merge(arguments)) => merge::run(&arguments),
+        Some(Command::Inspect(arguments)) => inspect::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -194,7 +194,7 @@ fn plural(n: usize, what: &str) -> String {
 }
 
 /// 86,543,818
-fn grouped(n: usize) -> String {
+pub fn grouped(n: usize) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {

@@ -19,6 +19,6 @@ pub use demo::{DemoDataset, DemoSubject, write_demo_dataset};
 pub use loader::{BadImage, Batch, Loader, LoaderConfig, LoaderStatistics, Samples};
 pub use order::{MicroBatch, Order, Plan, evaluation_share};
 pub use preprocessor::Preprocessor;
-pub use source::{Columns, Dataset, Description, Source, SplitDescription};
+pub use source::{Columns, Dataset, Description, Source, SplitDescription, is_image};
 pub use split::{Slice, TestSize};
 pub use transform::Transform;

@@ -20,6 +20,9 @@ use crate::ops::matmul::{Factor, Write, product_into};
 use crate::ops::storage::update;
 use crate::recipe::AdapterFormat;
 
+/// The names of an adapter's classes, which neither of peft's files has: `{"0": "name", …}`, written beside them.
+pub const LABELS_FILE: &str = "id2label.json";
+
 /// The version of peft whose format is written.
 const PEFT_VERSION: &str = "0.21.2";
 
@@ -228,6 +231,16 @@ impl Vit {
             )),
         }
     }
+}
+
+/// The text of [`LABELS_FILE`].
+pub fn labels_text(classes: &[String]) -> String {
+    let by_number: serde_json::Map<String, Value> = classes
+        .iter()
+        .enumerate()
+        .map(|(class, name)| (class.to_string(), name.as_str().into()))
+        .collect();
+    serde_json::to_string_pretty(&by_number).expect("plain data") + "\n"
 }
 
 /// 16 rather than 16.0: peft's own spelling.

@@ -65,6 +65,11 @@ impl Checkpoint {
         self.tensors.get(name).map(|entry| entry.shape.as_slice())
     }
 
+    /// How a tensor's values are stored, in safetensors' words: F32, BF16.
+    pub fn dtype(&self, name: &str) -> Option<String> {
+        self.tensors.get(name).map(|entry| format!("{:?}", entry.dtype))
+    }
+
     /// Reads tensor `name` into `to`, converted to f32. Errors: no such tensor, wrong count, unreadable type.
     pub fn read_into(&self, name: &str, to: &mut [f32]) -> Result<()> {
         let Some(entry) = self.tensors.get(name) else {

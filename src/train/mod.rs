@@ -20,10 +20,12 @@ mod stop;
 use std::sync::Arc;
 
 pub use crate::recipe::BestMetric;
+pub use bad_images::BadImages;
 pub use evaluate::{Evaluation, Evaluator};
 pub use finish::Summary;
 pub use inputs::{Inputs, Places, Splits, columns};
 pub use run::{Run, When};
+pub use whole::directory as whole_directory;
 
 use crate::collective::Collective;
 use crate::error::Result;

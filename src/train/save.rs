@@ -10,6 +10,7 @@ use super::stop;
 use super::trainer::Trainer;
 use crate::data::preprocessor;
 use crate::error::{Error, Result};
+use crate::model::adapter;
 use crate::recipe::Method;
 use crate::report::{EvaluationEntry, Stage};
 
@@ -58,6 +59,9 @@ impl Trainer<'_> {
                 .model
                 .save_adapter(directory, recipe.adapter_format, &recipe.model)?,
             Method::Full | Method::Head => self.model.save_full(directory)?,
+        }
+        if recipe.method == Method::Lora {
+            checkpoint::put(directory, adapter::LABELS_FILE, &adapter::labels_text(&self.classes))?;
         }
         checkpoint::put(directory, preprocessor::FILE_NAME, &self.preprocessor.to_json())
     }

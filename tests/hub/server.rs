@@ -351,8 +351,10 @@ impl State {
         if let Some(hash) = path.strip_prefix("/cdn/") {
             return self.contents(hash);
         }
-        if let Some(hash) = path.strip_prefix("/api/resolve-cache/") {
-            return self.contents(hash);
+        if let ["api", "resolve-cache", commit, hash] = parts.as_slice() {
+            let mut answer = self.contents(hash);
+            answer.headers.push(("X-Repo-Commit".to_owned(), commit.to_string()));
+            return answer;
         }
         if request.method != "GET" && request.method != "HEAD" {
             return self.take(request, &parts, body);
@@ -468,7 +470,7 @@ impl State {
         if bytes.len() < LARGE {
             let name = blob_id(bytes);
             let etag = format!("\"{name}\"");
-            let location = format!("/api/resolve-cache/{name}");
+            let location = format!("/api/resolve-cache/{commit}/{name}");
             let headers = [
                 ("X-Repo-Commit", commit),
                 ("ETag", &etag),

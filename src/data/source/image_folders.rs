@@ -73,6 +73,7 @@ impl Dataset {
             datasets.push(Dataset {
                 labels: opened.labels(std::slice::from_ref(&range))?.into(),
                 rows: range.map(|row| row as u32).collect(),
+                classes: opened.classes.clone().into(),
                 opened: opened.clone(),
             });
         }

@@ -252,7 +252,8 @@ pub(super) fn is_metadata(file: &str) -> bool {
     METADATA_NAMES.contains(&file.rsplit('/').next().unwrap_or(file))
 }
 
-pub(super) fn is_image(file: &str) -> bool {
+/// Whether a file is called like a picture.
+pub fn is_image(file: &str) -> bool {
     let extension = file
         .rsplit_once('.')
         .map(|(_, extension)| extension.to_ascii_lowercase());

@@ -45,6 +45,7 @@ use crate::error::{Error, Result};
 
 pub use description::{Description, SplitDescription};
 pub use features::Columns;
+pub use layout::is_image;
 pub use place::Source;
 
 /// Rows of a dataset, each with an encoded image and a class. Cheap to clone; clones share what was read.
@@ -55,6 +56,7 @@ pub struct Dataset {
     rows: Arc<[u32]>,
     /// Class of each of them.
     labels: Arc<[u32]>,
+    classes: Arc<[String]>,
 }
 
 impl Dataset {
@@ -106,6 +108,7 @@ impl Dataset {
         opened.classes = opened.class_names()?;
         let labels = opened.labels(&wanted)?;
         Ok(Dataset {
+            classes: opened.classes.clone().into(),
             opened: Arc::new(opened),
             rows: wanted.into_iter().flatten().map(|row| row as u32).collect(),
             labels: labels.into(),
@@ -123,7 +126,7 @@ impl Dataset {
 
     /// Names of all classes, by number: also of those that no row here belongs to.
     pub fn classes(&self) -> &[String] {
-        &self.opened.classes
+        &self.classes
     }
 
     /// Class of a row, below `classes().len()`.
@@ -150,6 +153,7 @@ impl Dataset {
     pub fn select(&self, rows: &[u32]) -> Dataset {
         Dataset {
             opened: self.opened.clone(),
+            classes: self.classes.clone(),
             rows: rows.iter().map(|&row| self.rows[row as usize]).collect(),
             labels: rows.iter().map(|&row| self.labels[row as usize]).collect(),
         }
@@ -164,6 +168,47 @@ impl Dataset {
     /// Does the dataset have a split of exactly this name?
     pub fn has_split(&self, name: &str) -> bool {
         self.opened.layout.splits.iter().any(|split| split.name == name)
+    }
+
+    /// The same rows under the class numbers of a model: classes are matched by their names, or by their numbers where one side
+    /// has no names. Errors: a class with rows that the model does not know.
+    pub fn with_classes(&self, classes: &[String]) -> Result<Dataset> {
+        let path = &self.opened.layout.path;
+        let by_name = |name: &String| classes.iter().position(|class| class == name);
+        let places: Vec<Option<usize>> = match self.classes.iter().any(|name| by_name(name).is_some()) {
+            true => self.classes.iter().map(by_name).collect(),
+            false if has_no_names(classes) || has_no_names(&self.classes) => (0..self.classes.len())
+                .map(|class| (class < classes.len()).then_some(class))
+                .collect(),
+            false => vec![None; self.classes.len()],
+        };
+        let labels: Result<Vec<u32>> = self
+            .labels
+            .iter()
+            .map(|&label| match places[label as usize] {
+                Some(class) => Ok(class as u32),
+                None => Err(Error::dataset(
+                    path,
+                    format!(
+                        "the model does not know the class `{}`; it has {} classes: {}",
+                        self.classes[label as usize],
+                        classes.len(),
+                        classes
+                            .iter()
+                            .take(8)
+                            .map(String::as_str)
+                            .collect::<Vec<_>>()
+                            .join(", ")
+                    ),
+                    "choose a model that was trained on these classes, or another --label-column-name",
+                )),
+            })
+            .collect();
+        Ok(Dataset {
+            labels: labels?.into(),
+            classes: classes.into(),
+            ..self.clone()
+        })
     }
 
     /// (train, test): the same rows in the same order as `datasets.Dataset.train_test_split(test_size, seed=seed)` gives.
@@ -183,6 +228,13 @@ fn rows_needed(slices: &[Slice], split: &str) -> Option<usize> {
         .collect::<Option<Vec<usize>>>()?
         .into_iter()
         .max()
+}
+
+/// Whether classes are only numbered: `0`, `1`, … or transformers' `LABEL_0`, `LABEL_1`, ….
+fn has_no_names(classes: &[String]) -> bool {
+    let is_number =
+        |(number, name): (usize, &String)| name.strip_prefix("LABEL_").unwrap_or(name) == number.to_string();
+    classes.iter().enumerate().all(is_number)
 }
 
 impl Samples for Dataset {

@@ -47,6 +47,16 @@ impl Source {
         }
     }
 
+    /// The splits, with their numbers of files.
+    pub fn splits(&self) -> Result<Vec<(String, usize)>> {
+        let layout = Layout::discover(self)?;
+        Ok(layout
+            .splits
+            .into_iter()
+            .map(|split| (split.name, split.files.len()))
+            .collect())
+    }
+
     /// Files that must come before `splits` can be opened; empty: none. What comes may show that more is needed, so ask until
     /// there is nothing to bring. Of shards, those with wanted rows; of image folders everything, since any directory
     /// may be a class.
