@@ -6,7 +6,9 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod batch_norm;
 pub mod cast;
+pub mod convolution;
 pub mod cross_entropy;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -17,9 +19,11 @@ pub mod gemm;
 pub mod jpeg;
 pub mod launch;
 pub mod layer_norm;
+pub mod maps;
 pub mod matmul;
 pub mod parts;
 pub mod patches;
+pub mod pool;
 pub mod preprocess;
 pub mod reduce;
 pub mod resample;

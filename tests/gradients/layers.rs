@@ -1,7 +1,5 @@
 //! Single layers against what PyTorch computed.
 
-use std::collections::BTreeMap;
-
 use candle_core::{DType, Device, Tensor};
 use dtrain::nn::{Embeddings, Linear, Weight};
 use dtrain::ops::attention::{Attention, Wanted, attention, attention_backward};
@@ -10,7 +8,8 @@ use dtrain::ops::{gelu, layer_norm};
 use dtrain::optim::parameters::Layout;
 use dtrain::optim::{AdamW, AdamWConfig, Decay, Parameters};
 
-use super::{close, common, set};
+use super::stored::Stored;
+use super::{close, set};
 
 #[test]
 fn layer_norm_is_pytorchs() {
@@ -151,43 +150,5 @@ fn adamw_is_pytorchs() {
         set(&parameters.gradients, &case.get(&format!("g{step}")));
         optimizer.step(&parameters, 0.01).unwrap();
         case.check(&format!("p{}", step + 1), &parameters.values);
-    }
-}
-
-/// One layer's tensors of `layers.safetensors`.
-struct Stored {
-    layer: &'static str,
-    tensors: BTreeMap<String, Tensor>,
-}
-
-impl Stored {
-    fn open(layer: &'static str) -> Option<Stored> {
-        let bytes = std::fs::read(common::shared("parity/layers.safetensors")?).unwrap();
-        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let floats = file
-            .tensors()
-            .into_iter()
-            .filter(|(_, t)| t.dtype() == safetensors::Dtype::F32);
-        let tensors = floats
-            .map(|(name, t)| {
-                let values: Vec<f32> = t
-                    .data()
-                    .chunks_exact(4)
-                    .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-                    .collect();
-                (name, Tensor::from_vec(values, t.shape(), &Device::Cpu).unwrap())
-            })
-            .collect();
-        Some(Stored { layer, tensors })
-    }
-
-    /// A copy: some operations write in place.
-    fn get(&self, name: &str) -> Tensor {
-        self.tensors[&format!("{}.{name}", self.layer)].copy().unwrap()
-    }
-
-    /// Both sides are f32: 1e-5.
-    fn check(&self, name: &str, ours: &Tensor) {
-        close(&format!("{}.{name}", self.layer), ours, &self.get(name), 1e-5);
     }
 }

@@ -3,9 +3,11 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod convolutions;
 mod layers;
 mod models;
 mod reference;
+mod stored;
 
 use candle_core::{DType, Device, Tensor};
 use dtrain::ops::storage;

@@ -7,14 +7,20 @@ use super::pack::Lanes;
 /// Columns of a packed panel of B, for every kernel.
 pub(super) const PANEL: usize = 32;
 
-/// One tile of C and what it is made of: c (+)= alpha · a · b over `k` steps.
+/// One tile of C and what it is made of: c (+)= alpha · a · b over `repeats` times `k` steps.
 ///
-/// Valid are: `a[i * a_row_stride + p * a_step]` for i < rows and p < k; `b[p * 32 + j]` for j < 32 and p < k;
-/// `c[i * c_row_stride + j]` for i < rows and j < columns, which this call alone may touch.
+/// Valid are, of each repetition r: `a[r * a_leap + i * a_row_stride + p * a_step]` for i < rows and p < k;
+/// `b[r * b_leap + p * 32 + j]` for j < 32 and p < k; and `c[i * c_row_stride + j]` for i < rows and j < columns, which
+/// this call alone may touch.
 pub(super) struct Tile {
     pub rows: usize,
     pub columns: usize,
     pub k: usize,
+    /// How often k steps are taken: the lines of a window that slides over an image.
+    pub repeats: usize,
+    /// Floats from one repetition to the next.
+    pub a_leap: usize,
+    pub b_leap: usize,
     pub a: *const f32,
     pub a_row_stride: usize,
     pub a_step: usize,

@@ -41,18 +41,21 @@ unsafe fn tile(t: &Tile) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn sized<const R: usize>(t: &Tile, first: usize) {
     let mut sums = [[_mm256_setzero_ps(); 2]; R];
-    let (mut a, mut b) = (t.a, t.b.wrapping_add(first));
-    // SAFETY: by the contract above, k steps of R values of A and 16 of B are valid.
-    unsafe {
-        for _ in 0..t.k {
-            let columns = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let x = _mm256_broadcast_ss(&*a.add(i * t.a_row_stride));
-                sums[0] = _mm256_fmadd_ps(x, columns[0], sums[0]);
-                sums[1] = _mm256_fmadd_ps(x, columns[1], sums[1]);
+    for repetition in 0..t.repeats {
+        let mut a = t.a.wrapping_add(repetition * t.a_leap);
+        let mut b = t.b.wrapping_add(repetition * t.b_leap + first);
+        // SAFETY: by the contract above, k steps of R values of A and 16 of B are valid.
+        unsafe {
+            for _ in 0..t.k {
+                let columns = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let x = _mm256_broadcast_ss(&*a.add(i * t.a_row_stride));
+                    sums[0] = _mm256_fmadd_ps(x, columns[0], sums[0]);
+                    sums[1] = _mm256_fmadd_ps(x, columns[1], sums[1]);
+                }
+                a = a.wrapping_add(t.a_step);
+                b = b.wrapping_add(PANEL);
             }
-            a = a.wrapping_add(t.a_step);
-            b = b.wrapping_add(PANEL);
         }
     }
     let alpha = _mm256_set1_ps(t.alpha);

@@ -69,6 +69,8 @@ trait Rows: Copy {
     fn of(t: &Tile) -> Self;
     fn row(self, i: usize) -> *const f32;
     fn step(&mut self);
+    /// Where the same rows are `distance` floats further on.
+    fn further(self, distance: usize) -> Self;
 }
 
 /// A packed panel.
@@ -90,12 +92,18 @@ impl Rows for PackedRows {
     fn step(&mut self) {
         self.0 = self.0.wrapping_add(WIDTH);
     }
+
+    #[inline(always)]
+    fn further(self, distance: usize) -> Self {
+        PackedRows(self.0.wrapping_add(distance))
+    }
 }
 
-/// Rows of a matrix.
+/// Rows of a matrix, reached from four of them by the distances that an address can hold: 0, 1, 2, 4 and 8 strides.
 #[derive(Clone, Copy)]
 struct StridedRows {
-    start: *const f32,
+    /// Rows 0, 3, 5 and 10.
+    starts: [*const f32; 4],
     stride: usize,
     step: usize,
 }
@@ -104,7 +112,7 @@ impl Rows for StridedRows {
     #[inline(always)]
     fn of(t: &Tile) -> Self {
         StridedRows {
-            start: t.a,
+            starts: [0, 3, 5, 10].map(|row| t.a.wrapping_add(row * t.a_row_stride)),
             stride: t.a_row_stride,
             step: t.a_step,
         }
@@ -112,12 +120,26 @@ impl Rows for StridedRows {
 
     #[inline(always)]
     fn row(self, i: usize) -> *const f32 {
-        self.start.wrapping_add(i * self.stride)
+        let (start, strides) = match i {
+            0 | 1 | 2 | 4 | 8 => (0, i),
+            3 | 11 => (1, i - 3),
+            5 | 6 | 7 | 9 | 13 => (2, i - 5),
+            _ => (3, i - 10),
+        };
+        self.starts[start].wrapping_add(strides * self.stride)
     }
 
     #[inline(always)]
     fn step(&mut self) {
-        self.start = self.start.wrapping_add(self.step);
+        self.starts = self.starts.map(|start| start.wrapping_add(self.step));
+    }
+
+    #[inline(always)]
+    fn further(self, distance: usize) -> Self {
+        StridedRows {
+            starts: self.starts.map(|start| start.wrapping_add(distance)),
+            ..self
+        }
     }
 }
 
@@ -129,39 +151,44 @@ unsafe fn sized<const R: usize, const V: usize, A: Rows>(t: &Tile) {
     let last = t.columns - 16 * (V - 1);
     let masks: [__mmask16; V] = std::array::from_fn(|v| if v + 1 < V { !0 } else { !0 >> (16 - last) });
     let mut sums = [[_mm512_setzero_ps(); V]; ROWS];
-    let (mut a, mut b, mut next) = (A::of(t), t.b, t.ahead.from);
-    // SAFETY: by the contract above, k steps of R values of A and 16·V values of B are valid, and so are the lanes of C
+    let (mut first_a, mut first_b, mut next) = (A::of(t), t.b, t.ahead.from);
+    // SAFETY: by the contract above, all steps of R values of A and 16·V values of B are valid, and so are the lanes of C
     // that the masks let through; a prefetch may name any address.
     unsafe {
         // Rows of C and of the epilogue's matrix are fetched one after the other over the whole of the loop: all at once,
         // they would take up the buffers that loads of A and B need.
         let rows_a_step = (R << 16) / t.k.max(1);
         let (other, other_stride) = t.other.unwrap_or((t.c, t.c_row_stride));
-        for step in 0..t.k {
-            let row = (step * rows_a_step) >> 16;
-            let c = t.c.wrapping_add(row * t.c_row_stride);
-            let other = other.wrapping_add(row * other_stride);
-            for v in 0..V {
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * PANEL + 16 * v).cast());
-                _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(16 * v).cast());
-                _mm_prefetch::<_MM_HINT_T0>(other.wrapping_add(16 * v).cast());
+        for _ in 0..t.repeats {
+            let (mut a, mut b) = (first_a, first_b);
+            for step in 0..t.k {
+                let row = (step * rows_a_step) >> 16;
+                let c = t.c.wrapping_add(row * t.c_row_stride);
+                let other = other.wrapping_add(row * other_stride);
+                for v in 0..V {
+                    _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * PANEL + 16 * v).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(16 * v).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(other.wrapping_add(16 * v).cast());
+                }
+                _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                next = next.wrapping_add(t.ahead.step);
+                let columns: [__m512; V] = std::array::from_fn(|v| _mm512_loadu_ps(b.add(16 * v)));
+                macro_rules! rows {
+                    ($($i:literal)*) => {
+                        $(if $i < R {
+                            let x = _mm512_set1_ps(*a.row($i));
+                            for v in 0..V {
+                                sums[$i][v] = _mm512_fmadd_ps(x, columns[v], sums[$i][v]);
+                            }
+                        })*
+                    };
+                }
+                rows!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
+                a.step();
+                b = b.wrapping_add(PANEL);
             }
-            _mm_prefetch::<_MM_HINT_T1>(next.cast());
-            next = next.wrapping_add(t.ahead.step);
-            let columns: [__m512; V] = std::array::from_fn(|v| _mm512_loadu_ps(b.add(16 * v)));
-            macro_rules! rows {
-                ($($i:literal)*) => {
-                    $(if $i < R {
-                        let x = _mm512_set1_ps(*a.row($i));
-                        for v in 0..V {
-                            sums[$i][v] = _mm512_fmadd_ps(x, columns[v], sums[$i][v]);
-                        }
-                    })*
-                };
-            }
-            rows!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
-            a.step();
-            b = b.wrapping_add(PANEL);
+            first_a = first_a.further(t.a_leap);
+            first_b = first_b.wrapping_add(t.b_leap);
         }
         let alpha = _mm512_set1_ps(t.alpha);
         for (i, sums) in sums.iter().enumerate().take(R) {

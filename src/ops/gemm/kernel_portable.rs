@@ -43,14 +43,20 @@ unsafe fn tile(t: &Tile) {
 /// The memory is as [`Tile`] says, and `rows` is R.
 unsafe fn sized<const R: usize>(t: &Tile, first: usize) {
     let mut sums = [[0f32; WIDTH]; R];
-    for p in 0..t.k {
-        // SAFETY: p < k, so 32 values of B and R of A are valid.
-        unsafe {
-            let columns = t.b.add(p * PANEL + first).cast::<[f32; WIDTH]>().read_unaligned();
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let x = *t.a.add(i * t.a_row_stride + p * t.a_step);
-                for (sum, column) in sums.iter_mut().zip(columns) {
-                    *sum = multiply_add(x, column, *sum);
+    for repetition in 0..t.repeats {
+        let (a, b) = (
+            t.a.wrapping_add(repetition * t.a_leap),
+            t.b.wrapping_add(repetition * t.b_leap),
+        );
+        for p in 0..t.k {
+            // SAFETY: p < k, so 32 values of B and R of A are valid.
+            unsafe {
+                let columns = b.add(p * PANEL + first).cast::<[f32; WIDTH]>().read_unaligned();
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let x = *a.add(i * t.a_row_stride + p * t.a_step);
+                    for (sum, column) in sums.iter_mut().zip(columns) {
+                        *sum = multiply_add(x, column, *sum);
+                    }
                 }
             }
         }

@@ -10,6 +10,7 @@
 //! threads, packing beforehand and the place in a matrix do not change a bit.
 
 mod block;
+mod correlation;
 mod epilogue;
 mod kernel;
 #[cfg(target_arch = "x86_64")]
@@ -22,13 +23,18 @@ mod pack;
 mod pack_avx512;
 mod packed;
 mod plan;
+mod raster;
 mod scratch;
+mod sliding;
 #[cfg(test)]
 mod tests;
 mod view;
 
+pub use correlation::Correlation;
 pub use epilogue::Epilogue;
 pub use packed::PackedB;
+pub use raster::{Extent, Raster};
+pub use sliding::{Old, Sliding, Window};
 pub use view::{MatMut, MatRef};
 
 use kernel::Kernel;

@@ -177,7 +177,7 @@ impl Plan {
 }
 
 /// Part `which` of `0..n` in `parts` parts that differ by one at most.
-fn part(n: usize, parts: usize, which: usize) -> Range<usize> {
+pub(super) fn part(n: usize, parts: usize, which: usize) -> Range<usize> {
     n * which / parts..n * (which + 1) / parts
 }
 

@@ -1,0 +1,341 @@
+//! Batch normalisation of feature maps over images and pixels, forward and backward (Ioffe, Szegedy 2015), with what
+//! residual networks put around it: an addition and a rectifier in the same pass.
+//!
+//! Sums are taken over fixed blocks of lines in f32, of differences from a value in their midst, and added in f64 in the
+//! order of the blocks: no number of threads changes a bit, and no mean that is large against the deviation spoils them.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::maps::{Maps, MapsShape};
+use super::simd::vectorized;
+use super::storage::{Values, refused, update, values};
+use crate::error::Result;
+
+/// Σ 1, then Σ x and Σ x² of each channel, [1 + 2c]: what ranks add up to normalise together.
+pub type Sums = Vec<f64>;
+
+/// Mean and reciprocal deviation of each channel.
+#[derive(Clone, Debug)]
+pub struct Moments {
+    /// How many values each channel has.
+    pub count: f64,
+    pub mean_c: Vec<f32>,
+    /// Mean of squared differences from the mean.
+    pub variance_c: Vec<f64>,
+    pub rstd_c: Vec<f32>,
+}
+
+/// y = x·scale + shift, for each channel.
+#[derive(Clone, Debug)]
+pub struct Affine {
+    pub scale_c: Vec<f32>,
+    pub shift_c: Vec<f32>,
+}
+
+/// What is added to the normalised values.
+#[derive(Clone, Copy)]
+pub enum Beside<'a> {
+    Nothing,
+    Maps(&'a Maps),
+    /// These maps, normalised, too.
+    Normalized(&'a Maps, &'a Affine),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    Rectified,
+    AsItIs,
+}
+
+/// Pixels of a block of sums.
+const BLOCK: usize = 112;
+
+/// The sums over all pixels of x.
+pub fn sums(x: &Maps) -> Result<Sums> {
+    let shape = x.shape();
+    let c = shape.channels;
+    let values = values(x.values())?;
+    let pivot: Vec<f32> = match shape.all_pixels() {
+        0 => vec![0.0; c],
+        _ => values[x.line(0)][..c].to_vec(),
+    };
+    let partial = over_blocks(
+        shape,
+        #[inline(always)]
+        |lines, sums| {
+            let (sum, square) = sums.split_at_mut(c);
+            for line in lines {
+                for pixel in values[x.line(line)].chunks_exact(c) {
+                    let sums = sum.iter_mut().zip(square.iter_mut());
+                    for ((sum, square), (x, pivot)) in sums.zip(pixel.iter().zip(&pivot)) {
+                        let difference = x - pivot;
+                        *sum += difference;
+                        *square = difference.mul_add(difference, *square);
+                    }
+                }
+            }
+        },
+    );
+    let n = shape.all_pixels() as f64;
+    let mut sums = vec![0.0; 1 + 2 * c];
+    sums[0] = n;
+    for (channel, pivot) in pivot.iter().enumerate() {
+        let pivot = f64::from(*pivot);
+        let (sum, square) = (partial[channel], partial[c + channel]);
+        sums[1 + channel] = sum + n * pivot;
+        sums[1 + c + channel] = square + 2.0 * pivot * sum + n * pivot * pivot;
+    }
+    Ok(sums)
+}
+
+impl Moments {
+    /// Of all values that were summed up.
+    pub fn of(sums: &Sums, eps: f64) -> Moments {
+        let c = sums.len() / 2;
+        let count = sums[0];
+        let mean = |channel: usize| sums[1 + channel] / count;
+        let variance_c: Vec<f64> = (0..c)
+            .map(|channel| (sums[1 + c + channel] / count - mean(channel) * mean(channel)).max(0.0))
+            .collect();
+        Moments {
+            count,
+            mean_c: (0..c).map(|channel| mean(channel) as f32).collect(),
+            rstd_c: variance_c.iter().map(|v| (1.0 / (v + eps).sqrt()) as f32).collect(),
+            variance_c,
+        }
+    }
+
+    /// Of the running statistics.
+    pub fn running(mean_c: &[f32], variance_c: &[f32], eps: f64) -> Moments {
+        let variance_c: Vec<f64> = variance_c.iter().map(|v| f64::from(*v)).collect();
+        Moments {
+            count: 0.0,
+            mean_c: mean_c.to_vec(),
+            rstd_c: variance_c.iter().map(|v| (1.0 / (v + eps).sqrt()) as f32).collect(),
+            variance_c,
+        }
+    }
+
+    /// What normalises with weight and bias.
+    pub fn affine(&self, weight_c: &[f32], bias_c: &[f32]) -> Affine {
+        let scale_c: Vec<f32> = weight_c.iter().zip(&self.rstd_c).map(|(w, r)| w * r).collect();
+        let shifts = bias_c.iter().zip(self.mean_c.iter().zip(&scale_c));
+        Affine {
+            shift_c: shifts.map(|(b, (mean, scale))| b - mean * scale).collect(),
+            scale_c,
+        }
+    }
+}
+
+/// then(x·scale + shift + beside), inside of a new margin.
+pub fn normalized(x: &Maps, affine: &Affine, beside: Beside, then: Then, margin: usize) -> Result<Maps> {
+    let shape = x.shape();
+    let c = shape.channels;
+    let other = match beside {
+        Beside::Nothing => None,
+        Beside::Maps(maps) | Beside::Normalized(maps, _) => Some(maps),
+    };
+    if affine.scale_c.len() != c || other.is_some_and(|other| other.shape() != shape) {
+        return Err(refused(format!("{shape:?} normalised with other shapes")));
+    }
+    let input = values(x.values())?;
+    let added = other.map(|other| values(other.values())).transpose()?;
+    let floor = match then {
+        Then::Rectified => 0.0,
+        Then::AsItIs => f32::NEG_INFINITY,
+    };
+    let (scale, shift) = (&affine.scale_c[..c], &affine.shift_c[..c]);
+    Maps::written(shape, margin, |line, y| {
+        let x = &input[x.line(line)];
+        let added = match (other, &added) {
+            (Some(other), Some(added)) => &added[other.line(line)],
+            _ => &[],
+        };
+        vectorized(
+            #[inline(always)]
+            || {
+                for (at, (y, x)) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)).enumerate() {
+                    let pixel = at * c..(at + 1) * c;
+                    let values = y.iter_mut().zip(x.iter().zip(scale.iter().zip(shift)));
+                    match beside {
+                        Beside::Nothing => {
+                            for (y, (x, (scale, shift))) in values {
+                                *y = at_least(x.mul_add(*scale, *shift), floor);
+                            }
+                        }
+                        Beside::Maps(_) => {
+                            for ((y, (x, (scale, shift))), added) in values.zip(&added[pixel]) {
+                                *y = at_least(x.mul_add(*scale, *shift) + added, floor);
+                            }
+                        }
+                        Beside::Normalized(_, affine) => {
+                            let added = added[pixel].iter().zip(affine.scale_c.iter().zip(&affine.shift_c));
+                            for ((y, (x, (scale, shift))), (added, (scale_2, shift_2))) in values.zip(added) {
+                                let added = added.mul_add(*scale_2, *shift_2);
+                                *y = at_least(x.mul_add(*scale, *shift) + added, floor);
+                            }
+                        }
+                    }
+                }
+            },
+        )
+    })
+}
+
+/// Which gradients of a result reach its normalised value.
+#[derive(Clone, Copy)]
+pub enum Passes<'a> {
+    All,
+    /// Those where x·scale + shift is positive: a rectifier follows.
+    Positive(&'a Affine),
+}
+
+/// g = 0 wherever `y` is not positive, in place: the gradient before a rectifier whose result is y.
+pub fn rectify_backward(g: &Maps, y: &Maps) -> Result<()> {
+    let shape = y.shape();
+    if g.shape() != shape || g.margin() != 0 {
+        return Err(refused(format!("gradients {:?} of {shape:?}", g.shape())));
+    }
+    let results = values(y.values())?;
+    update(g.values(), |g| {
+        let width = (shape.pixels * shape.channels).max(1);
+        g.par_chunks_mut(width)
+            .enumerate()
+            .with_min_len(4)
+            .for_each(|(line, g)| {
+                for (g, y) in g.iter_mut().zip(&results[y.line(line)]) {
+                    *g = if *y > 0.0 { *g } else { 0.0 };
+                }
+            })
+    })
+}
+
+/// Σ g and Σ g·(x - mean) of each channel, [2c].
+pub fn gradient_sums(g: &Maps, x: &Maps, moments: &Moments, passes: Passes) -> Result<Vec<f64>> {
+    let shape = x.shape();
+    let c = shape.channels;
+    let (gradients, input) = operands(g, x)?;
+    let mean = &moments.mean_c[..c];
+    let (scale, shift) = rectifier(passes, c);
+    let (scale, shift) = (&scale[..c], &shift[..c]);
+    Ok(over_blocks(
+        shape,
+        #[inline(always)]
+        |lines, sums| {
+            let (sum, product) = sums.split_at_mut(c);
+            for line in lines {
+                let pixels = gradients[g.line(line)]
+                    .chunks_exact(c)
+                    .zip(input[x.line(line)].chunks_exact(c));
+                for (g, x) in pixels {
+                    for channel in 0..c {
+                        let open = x[channel].mul_add(scale[channel], shift[channel]) > 0.0;
+                        let g = if open { g[channel] } else { 0.0 };
+                        sum[channel] += g;
+                        product[channel] = g.mul_add(x[channel] - mean[channel], product[channel]);
+                    }
+                }
+            }
+        },
+    ))
+}
+
+/// The gradient with respect to x, inside of a new margin, from [`gradient_sums`] over all values that were normalised
+/// together.
+///
+/// dx = w·rstd·(g - Σg/n - (x - mean)·rstd²·Σg(x - mean)/n)
+pub fn batch_norm_backward(
+    g: &Maps,
+    x: &Maps,
+    moments: &Moments,
+    weight_c: &[f32],
+    sums: &[f64],
+    passes: Passes,
+    margin: usize,
+) -> Result<Maps> {
+    let shape = x.shape();
+    let c = shape.channels;
+    let (gradients, input) = operands(g, x)?;
+    let n = moments.count;
+    let mean = &moments.mean_c[..c];
+    let factor = |channel: usize| f64::from(weight_c[channel]) * f64::from(moments.rstd_c[channel]);
+    let of_g: Vec<f32> = (0..c).map(|channel| factor(channel) as f32).collect();
+    let constant: Vec<f32> = (0..c)
+        .map(|channel| (factor(channel) * sums[channel] / n) as f32)
+        .collect();
+    let of_x: Vec<f32> = (0..c)
+        .map(|channel| {
+            let rstd = f64::from(moments.rstd_c[channel]);
+            (factor(channel) * rstd * rstd * sums[c + channel] / n) as f32
+        })
+        .collect();
+    let (of_g, constant, of_x) = (&of_g[..c], &constant[..c], &of_x[..c]);
+    let (scale, shift) = rectifier(passes, c);
+    let (scale, shift) = (&scale[..c], &shift[..c]);
+    Maps::written(shape, margin, |line, dx| {
+        let (g, x) = (&gradients[g.line(line)], &input[x.line(line)]);
+        vectorized(
+            #[inline(always)]
+            || {
+                let pixels = g.chunks_exact(c).zip(x.chunks_exact(c));
+                for (dx, (g, x)) in dx.chunks_exact_mut(c).zip(pixels) {
+                    for channel in 0..c {
+                        let open = x[channel].mul_add(scale[channel], shift[channel]) > 0.0;
+                        let g = if open { g[channel] } else { 0.0 };
+                        let rest = (x[channel] - mean[channel]).mul_add(of_x[channel], constant[channel]);
+                        dx[channel] = of_g[channel].mul_add(g, -rest);
+                    }
+                }
+            },
+        )
+    })
+}
+
+/// Not below `floor`; what is no number stays so.
+#[inline(always)]
+fn at_least(x: f32, floor: f32) -> f32 {
+    if x < floor { floor } else { x }
+}
+
+/// Scale and shift whose result is positive where gradients pass.
+fn rectifier(passes: Passes, c: usize) -> (Vec<f32>, Vec<f32>) {
+    match passes {
+        Passes::All => (vec![0.0; c], vec![1.0; c]),
+        Passes::Positive(affine) => (affine.scale_c.clone(), affine.shift_c.clone()),
+    }
+}
+
+fn operands<'a>(g: &'a Maps, x: &'a Maps) -> Result<(Values<'a>, Values<'a>)> {
+    if g.shape() != x.shape() {
+        return Err(refused(format!("gradients {:?} of {:?}", g.shape(), x.shape())));
+    }
+    Ok((values(g.values())?, values(x.values())?))
+}
+
+/// Adds up what `add` sums over each block of lines, [2c].
+fn over_blocks(shape: MapsShape, add: impl Fn(Range<usize>, &mut [f32]) + Sync) -> Vec<f64> {
+    let (lines, width) = (shape.images * shape.lines, 2 * shape.channels);
+    let at_a_time = BLOCK.div_ceil(shape.pixels.max(1));
+    let partial: Vec<Vec<f32>> = (0..lines.div_ceil(at_a_time))
+        .into_par_iter()
+        .map(|block| {
+            let mut sums = vec![0f32; width];
+            let first = block * at_a_time;
+            vectorized(
+                #[inline(always)]
+                || add(first..(first + at_a_time).min(lines), &mut sums),
+            );
+            sums
+        })
+        .collect();
+    let mut total = vec![0f64; width];
+    for sums in partial {
+        total
+            .iter_mut()
+            .zip(sums)
+            .for_each(|(total, sum)| *total += f64::from(sum));
+    }
+    total
+}

@@ -1,0 +1,293 @@
+//! Convolutions of feature maps with square kernels, padded by half a kernel: forward, and both gradients.
+//!
+//! All three are products over maps as they lie (`gemm::sliding`, `gemm::correlation`); nothing is unfolded. Legend: o
+//! outputs, i inputs, k kernel side, s stride; weights are [o,i,k,k] as in files.
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::gemm::{Correlation, Extent, MatRef, Old, PackedB, Raster, Sliding, Window};
+use super::maps::{Maps, MapsShape};
+use super::reduce;
+use super::storage::{Values, refused, tensor, unwritten, update, values};
+use crate::error::Result;
+
+/// Of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// Pixels of a side; odd.
+    pub side: usize,
+    pub stride: usize,
+}
+
+impl Kernel {
+    /// Zeros that are thought around an image on each side.
+    pub fn padding(&self) -> usize {
+        self.side / 2
+    }
+
+    /// Lines (or pixels of a line) of the result for `n` of the image.
+    pub fn outputs(&self, n: usize) -> usize {
+        (n + 2 * self.padding()).saturating_sub(self.side) / self.stride + usize::from(n > 0)
+    }
+}
+
+/// y = x * w, without a margin. The margin of x must be the padding at least.
+pub fn convolution(x: &Maps, w_oikk: &Tensor, kernel: Kernel) -> Result<Maps> {
+    let weights = Weights::new(w_oikk, kernel)?;
+    let shape = weights.result(x.shape(), kernel)?;
+    let slack = slack(x, kernel)?;
+    let taps: Vec<MatRef> = (0..weights.taps()).map(|tap| weights.transposed(tap)).collect();
+    let (raster, c) = (x.raster(), weights.inputs);
+    let mut y = unwritten(shape.all_pixels() * shape.channels);
+    Sliding {
+        extent: shape.extent(),
+        x: &values(x.values())?,
+        from: Raster {
+            start: slack * (raster.line_stride + c),
+            image_stride: raster.image_stride,
+            line_stride: kernel.stride * raster.line_stride,
+            pixel_stride: kernel.stride * c,
+        },
+        window: Window {
+            lines: kernel.side,
+            steps: kernel.side * c,
+            line_stride: raster.line_stride,
+        },
+        b: &PackedB::stacked(&taps),
+        to: plain(shape),
+    }
+    .write(&mut y, Old::Replaced);
+    Maps::new(tensor(y, dims(shape))?, 0)
+}
+
+/// The gradient with respect to x of shape `like`, without a margin. The margin of dz must be the padding at least.
+pub fn convolution_backward(dz: &Maps, w_oikk: &Tensor, kernel: Kernel, like: MapsShape) -> Result<Maps> {
+    let mut dx = unwritten(like.all_pixels() * like.channels);
+    let old = match kernel.side < kernel.stride {
+        // Pixels between windows have no gradient.
+        true => {
+            dx.par_chunks_mut(64 * 1024).for_each(|dx| dx.fill(0.0));
+            Old::AddedTo
+        }
+        false => Old::Replaced,
+    };
+    backward_into(&mut dx, old, dz, &Weights::new(w_oikk, kernel)?, kernel, like)?;
+    Maps::new(tensor(dx, dims(like))?, 0)
+}
+
+/// The same, added to `dx` in place, which has no margin.
+pub fn convolution_backward_into(dx: &Maps, dz: &Maps, w_oikk: &Tensor, kernel: Kernel) -> Result<()> {
+    let weights = Weights::new(w_oikk, kernel)?;
+    if dx.margin() != 0 {
+        return Err(refused("gradients are added to maps without a margin".into()));
+    }
+    let like = dx.shape();
+    update(dx.values(), |dx| {
+        backward_into(dx, Old::AddedTo, dz, &weights, kernel, like)
+    })?
+}
+
+/// Adds the gradient with respect to the weights to gw[o,i,k,k].
+pub fn convolution_backward_weights(gw_oikk: &Tensor, dz: &Maps, x: &Maps, kernel: Kernel) -> Result<()> {
+    let (o, i, k, _) = gw_oikk.dims4()?;
+    let (shape, slack) = (dz.shape(), slack(x, kernel)?);
+    let raster = x.raster();
+    if shape.channels != o || x.shape().channels != i || k != kernel.side {
+        return Err(refused(format!("a gradient of {:?} for {shape:?}", gw_oikk.dims())));
+    }
+    // What one line of a narrow window sees may be taken for one wide pixel.
+    let across = if k * i <= 32 { 1 } else { k };
+    let taps: Vec<usize> = (0..k)
+        .flat_map(|line| (0..across).map(move |place| line * raster.line_stride + place * i))
+        .collect();
+    let correlation = Correlation {
+        extent: shape.extent(),
+        g: &values(dz.values())?,
+        g_raster: dz.raster(),
+        rows: o,
+        x: &values(x.values())?,
+        x_raster: Raster {
+            start: slack * (raster.line_stride + i),
+            image_stride: raster.image_stride,
+            line_stride: kernel.stride * raster.line_stride,
+            pixel_stride: kernel.stride * i,
+        },
+        columns: k * i / across,
+        taps: &taps,
+    };
+    if k == 1 {
+        return update(gw_oikk, |gw| correlation.add_to(gw));
+    }
+    // Summed with inputs innermost, as pixels have them, and then turned.
+    let sums = tensor(unwritten(o * k * k * i), (o, k * k, i))?;
+    reduce::set_zero(&sums)?;
+    update(&sums, |sums| correlation.add_to(sums))?;
+    let sums = values(&sums)?;
+    update(gw_oikk, |gw| {
+        let rows = gw.par_chunks_mut(k * k * i).zip(sums.par_chunks(k * k * i));
+        rows.for_each(|(gw, sums)| {
+            for (channel, gw) in gw.chunks_exact_mut(k * k).enumerate() {
+                for (gw, sums) in gw.iter_mut().zip(sums.chunks_exact(i)) {
+                    *gw += sums[channel];
+                }
+            }
+        })
+    })
+}
+
+/// Pixels of x are reached by windows of kernel places that differ by the stride: by places r, r+s, r+2s, … Those of one
+/// r in each direction see a stretch of adjacent pixels of dz; so each (r, r') is a convolution of dz without a stride.
+fn backward_into(
+    dx: &mut [f32],
+    old: Old,
+    dz: &Maps,
+    weights: &Weights,
+    kernel: Kernel,
+    like: MapsShape,
+) -> Result<()> {
+    let (shape, padding) = (dz.shape(), kernel.padding());
+    if weights.result(like, kernel)? != shape || dz.margin() < padding {
+        return Err(refused(format!("gradients {shape:?} of a convolution of {like:?}")));
+    }
+    let (raster, c) = (dz.raster(), weights.outputs);
+    let gradient = values(dz.values())?;
+    let destination = plain(like);
+    for down in Class::all(kernel, like.lines) {
+        for across in Class::all(kernel, like.pixels) {
+            let taps: Vec<MatRef> = (down.places.iter().rev())
+                .flat_map(|line| across.places.iter().rev().map(move |place| line * kernel.side + place))
+                .map(|tap| weights.plain(tap))
+                .collect();
+            // The first place that is seen, counted from the corner of the margin.
+            let seen = |class: &Class| dz.margin() + class.shift + 1 - class.places.len();
+            Sliding {
+                extent: Extent {
+                    images: like.images,
+                    lines: down.count,
+                    pixels: across.count,
+                },
+                x: &gradient,
+                from: Raster {
+                    start: seen(&down) * raster.line_stride + seen(&across) * c,
+                    ..raster
+                },
+                window: Window {
+                    lines: down.places.len(),
+                    steps: across.places.len() * c,
+                    line_stride: raster.line_stride,
+                },
+                b: &PackedB::stacked(&taps),
+                to: Raster {
+                    start: down.first * destination.line_stride + across.first * destination.pixel_stride,
+                    image_stride: destination.image_stride,
+                    line_stride: kernel.stride * destination.line_stride,
+                    pixel_stride: kernel.stride * destination.pixel_stride,
+                },
+            }
+            .write(dx, old);
+        }
+    }
+    Ok(())
+}
+
+/// Lines (or places in a line) first, first + s, … of an image, which the same places of kernels reach.
+struct Class {
+    first: usize,
+    count: usize,
+    /// Of the kernel, ascending.
+    places: Vec<usize>,
+    /// Pixel first + s·j meets the first of the places in result j + shift.
+    shift: usize,
+}
+
+impl Class {
+    fn all(kernel: Kernel, n: usize) -> Vec<Class> {
+        let Kernel { side, stride } = kernel;
+        let padding = kernel.padding();
+        (0..stride.min(side))
+            .map(|place| {
+                let first = (place + stride * padding - padding) % stride;
+                Class {
+                    first,
+                    count: n.saturating_sub(first).div_ceil(stride),
+                    places: (place..side).step_by(stride).collect(),
+                    shift: (first + padding - place) / stride,
+                }
+            })
+            .filter(|class| class.count > 0)
+            .collect()
+    }
+}
+
+/// [o,i,k,k] as matrices, one a place of the kernel.
+struct Weights<'a> {
+    values: Values<'a>,
+    outputs: usize,
+    inputs: usize,
+    side: usize,
+}
+
+impl<'a> Weights<'a> {
+    fn new(w_oikk: &'a Tensor, kernel: Kernel) -> Result<Self> {
+        let (outputs, inputs, side, across) = w_oikk.dims4()?;
+        if side != kernel.side || across != side || side % 2 == 0 {
+            return Err(refused(format!("a kernel {:?} with {kernel:?}", w_oikk.dims())));
+        }
+        Ok(Weights {
+            values: values(w_oikk)?,
+            outputs,
+            inputs,
+            side,
+        })
+    }
+
+    fn taps(&self) -> usize {
+        self.side * self.side
+    }
+
+    /// [o,i] of one tap.
+    fn plain(&self, tap: usize) -> MatRef<'_> {
+        let taps = self.taps();
+        MatRef::strided(&self.values[tap..], self.outputs, self.inputs, self.inputs * taps, taps)
+    }
+
+    /// [i,o] of one tap.
+    fn transposed(&self, tap: usize) -> MatRef<'_> {
+        self.plain(tap).transposed()
+    }
+
+    fn result(&self, x: MapsShape, kernel: Kernel) -> Result<MapsShape> {
+        if x.channels != self.inputs {
+            return Err(refused(format!("{} inputs for maps {x:?}", self.inputs)));
+        }
+        Ok(MapsShape {
+            images: x.images,
+            lines: kernel.outputs(x.lines),
+            pixels: kernel.outputs(x.pixels),
+            channels: self.outputs,
+        })
+    }
+}
+
+/// How much wider the margin is than the padding.
+fn slack(x: &Maps, kernel: Kernel) -> Result<usize> {
+    x.margin()
+        .checked_sub(kernel.padding())
+        .ok_or_else(|| refused(format!("a margin of {} for {kernel:?}", x.margin())))
+}
+
+/// Maps without a margin.
+fn plain(shape: MapsShape) -> Raster {
+    let line_stride = shape.pixels * shape.channels;
+    Raster {
+        start: 0,
+        image_stride: shape.lines * line_stride,
+        line_stride,
+        pixel_stride: shape.channels,
+    }
+}
+
+fn dims(shape: MapsShape) -> (usize, usize, usize, usize) {
+    (shape.images, shape.lines, shape.pixels, shape.channels)
+}
