@@ -9,7 +9,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
-use dtrain::model::{DropoutNames, LoraConfig, Training, Vit};
+use dtrain::data::Preprocessor;
+use dtrain::model::{DropoutNames, LoraConfig, Model, Training};
 use dtrain::ops::cross_entropy::cross_entropy;
 use dtrain::optim::{AdamW, AdamWConfig};
 
@@ -27,11 +28,11 @@ fn main() -> Result<(), Failure> {
     let (steps, threads) = (number(0, 6)?, number(1, 2)?);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     let start = Instant::now();
-    let (mut vit, _) = Vit::load(Path::new(dir), &classes(), &training(method)?, 1, &Device::Cpu)?;
+    let (mut model, _) = Model::load(Path::new(dir), &classes(), &training(method)?, 1, &Device::Cpu)?;
     let loaded = start.elapsed();
-    let mut optimizer = AdamW::new(vit.parameters(), AdamWConfig::default())?;
-    let config = vit.config();
-    let shape = (batch, config.channels, config.image_height, config.image_width);
+    let mut optimizer = AdamW::new(model.parameters(), AdamWConfig::default())?;
+    let (height, width) = Preprocessor::read(Path::new(dir))?.input_size();
+    let shape = (batch, 3, height, width);
     let pixels = Tensor::randn(0f32, 1f32, shape, &Device::Cpu)?;
     let labels: Vec<u32> = (0..batch).map(|i| (i * 37 % CLASSES) as u32).collect();
     let samples: Vec<u64> = (0..batch as u64).collect();
@@ -47,14 +48,14 @@ fn main() -> Result<(), Failure> {
             cpu_before = cpu_seconds();
         }
         let begin = Instant::now();
-        let logits = vit.forward(&pixels, Some(&names))?;
+        let logits = model.forward(&pixels, Some(&names))?;
         let loss = cross_entropy(&logits, &labels, 0.0, 1.0 / batch as f64)?;
         let forward = begin.elapsed();
-        vit.backward(&loss.dlogits_bc)?;
+        model.backward(&loss.dlogits_bc)?;
         let backward = begin.elapsed() - forward;
-        vit.parameters().clip_gradients(1.0)?;
-        optimizer.step(vit.parameters(), 1e-4)?;
-        vit.parameters().zero_gradients()?;
+        model.parameters().clip_gradients(1.0)?;
+        optimizer.step(model.parameters(), 1e-4)?;
+        model.parameters().zero_gradients()?;
         let whole = begin.elapsed();
         times.push([whole, forward, backward, whole - forward - backward]);
         println!(
@@ -69,7 +70,7 @@ fn main() -> Result<(), Failure> {
     let [whole, forward, backward, optimizer] = std::array::from_fn(|i| median(times, i));
     let best = times.iter().map(|t| t[0]).min().unwrap_or_default();
     let inference = Instant::now();
-    vit.infer(&pixels)?;
+    model.infer(&pixels)?;
     let inference = inference.elapsed().as_secs_f64();
     println!(
         "{method} batch {batch} threads {threads}: {:.2} images/s (best {:.2}); forward {forward:.3} s, backward \

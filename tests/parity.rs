@@ -4,6 +4,8 @@
 //! order of 1e-6; a run of several steps amplifies it, hence the tolerances that stand with each comparison.
 
 mod common;
+#[path = "parity/resnet.rs"]
+mod resnet;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -166,6 +166,15 @@ const INVARIANCE: [&str; 6] = [
     "learning-rate=5e-3",
 ];
 
+/// `arguments`, of which `more` replaces some.
+fn with<'a>(arguments: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    let key = |argument: &str| argument.split('=').next().unwrap().to_owned();
+    let kept = arguments
+        .iter()
+        .filter(|argument| !more.iter().any(|other| key(other) == key(argument)));
+    kept.chain(more).copied().collect()
+}
+
 /// Two sums of the same numbers in another order, scaled by what they were computed from.
 fn assert_close(what: &str, ours: &[f64], theirs: &[f64], tolerance: f64) {
     assert_eq!(ours.len(), theirs.len(), "{what}");
@@ -198,6 +207,40 @@ fn the_number_of_ranks_changes_nothing_about_what_is_trained() {
         assert_eq!(ranks.history("eval_accuracy"), alone.history("eval_accuracy"), "{name}");
         assert_eq!(ranks.history("learning_rate"), alone.history("learning_rate"), "{name}");
     }
+}
+
+/// Every fifth step has two samples, so that of three ranks one has none and normalises with the others all the same.
+#[test]
+fn batches_normalised_over_all_ranks_train_as_one_rank_does() {
+    let place = Playground::residual(50, 17);
+    let run = |world: usize, batch: &str, more: &[&str]| {
+        let batch = format!("per-device-train-batch-size={batch}");
+        let own = ["method=full", "learning-rate=1e-3", &batch];
+        let name = format!("{world} {}", more.concat());
+        place.succeed(world, &name, &with(&INVARIANCE, &[&own[..], more].concat()))
+    };
+    let alone = run(0, "12", &[]);
+    for (world, batch) in [(2, "6"), (3, "4")] {
+        let ranks = run(world, batch, &["sync-batch-norm=true"]);
+        // Rounding goes through divisions by deviations, step after step.
+        assert_close("loss", &ranks.history("loss"), &alone.history("loss"), 1e-3);
+        assert_close(
+            "grad_norm",
+            &ranks.history("grad_norm"),
+            &alone.history("grad_norm"),
+            1e-2,
+        );
+        assert_close(
+            "eval_loss",
+            &ranks.history("eval_loss"),
+            &alone.history("eval_loss"),
+            1e-2,
+        );
+    }
+    // Each rank by itself: other batches, other numbers, and one and the same model on all ranks in the end.
+    let apart = run(2, "6", &["eval-steps=20"]);
+    let (ours, theirs) = (apart.history("loss"), alone.history("loss"));
+    assert!((ours[0] / theirs[0] - 1.0).abs() > 1e-4, "{} {}", ours[0], theirs[0]);
 }
 
 /// The same model on any number of ranks and any size of batch: each sample counts once.

@@ -111,6 +111,36 @@ fn a_killed_run_resumed_ends_bit_for_bit_as_the_uninterrupted_one() {
     }
 }
 
+/// Weights, running statistics and counts of batches: all of them are in the model's file.
+#[test]
+fn a_killed_run_of_a_resnet_ends_bit_for_bit_as_the_uninterrupted_one() {
+    let place = Playground::residual(60, 16);
+    for (world, sync) in [(0, "false"), (2, "false"), (2, "true")] {
+        let sync = format!("sync-batch-norm={sync}");
+        let batch = format!("per-device-train-batch-size={}", if world == 2 { 6 } else { 12 });
+        let metric = "load-best-model-at-end=true";
+        let run = with(&RUN, &["method=full", "learning-rate=1e-3", metric, &batch, &sync]);
+        let name = format!("{world} {sync}");
+        let whole = place.succeed(world, &format!("whole {name}"), &run);
+        let name = format!("killed {name}");
+        let directory = place.path(&name);
+        let child = started(place.command(world, &name, &run), &directory.join("checkpoint-9"));
+        let processes = if world == 2 {
+            children(child.id())
+        } else {
+            vec![child.id()]
+        };
+        for process in &processes {
+            signal("-KILL", *process);
+        }
+        child.wait_with_output().unwrap();
+        let resumed = place.succeed(world, &name, &with(&run, &[RESUME]));
+        assert!(resumed.ended.text.contains("resumed from"), "{}", resumed.ended.text);
+        assert!(resumed.model() == whole.model(), "{name}: another model");
+        assert_eq!(resumed.timeless_history(), whole.timeless_history(), "{name}");
+    }
+}
+
 #[test]
 fn a_signal_ends_the_run_after_the_step_with_a_checkpoint() {
     let place = Playground::new(60, 16);

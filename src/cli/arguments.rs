@@ -55,7 +55,6 @@ pub struct Values {
     /// Tensor names of saved adapters: those of transformers 5 or 4
     #[arg(long)]
     adapter_format: Option<AdapterFormat>,
-
     /// Directory or file of a dataset, or its name on the Hub
     #[arg(long, value_name = "DIR|NAME", help_heading = "Data")]
     dataset: Option<String>,
@@ -92,7 +91,7 @@ pub struct Values {
     /// Evaluate on so many random samples at most
     #[arg(long, value_name = "N", help_heading = "Data")]
     max_eval_samples: Option<u32>,
-    /// train: random crop and flip; eval: resize and centre crop
+    /// train: random crop and flip; eval: resize and centre crop; processor: as the model's image processor
     #[arg(long, help_heading = "Data")]
     train_transform: Option<TransformKind>,
     /// How pictures are resized when evaluating
@@ -104,7 +103,6 @@ pub struct Values {
     /// What to do with an image that cannot be decoded
     #[arg(long, help_heading = "Data")]
     on_bad_image: Option<OnBadImage>,
-
     /// Whether to train at all
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean, help_heading = "Training")]
     do_train: Option<bool>,
@@ -156,6 +154,9 @@ pub struct Values {
     /// Share of the target that is spread over all classes
     #[arg(long, value_name = "X", help_heading = "Training")]
     label_smoothing_factor: Option<f64>,
+    /// Batch normalisation over the samples of all ranks instead of each rank's own
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean, help_heading = "Training")]
+    sync_batch_norm: Option<bool>,
     /// Dtype of the computation; master weights are always f32
     #[arg(long, help_heading = "Training", conflicts_with_all = ["fp16", "bf16"])]
     precision: Option<Precision>,
@@ -170,7 +171,6 @@ pub struct Values {
     /// Seed of the samples' order [default: the seed]
     #[arg(long, value_name = "N", help_heading = "Training")]
     data_seed: Option<u32>,
-
     /// Where results and checkpoints go
     #[arg(long, value_name = "DIR", help_heading = "Results")]
     output_dir: Option<PathBuf>,

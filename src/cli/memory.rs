@@ -2,7 +2,7 @@
 //!
 //! It is an estimate of the peak, meant to be right within a fifth: what the layers keep is counted as `nn::Block` lists it.
 
-use crate::model::VitConfig;
+use crate::model::{Model, ResNetConfig, VitConfig};
 use crate::recipe::{Method, Precision, Recipe};
 use crate::train::{Inputs, Run};
 
@@ -35,11 +35,10 @@ pub fn estimate(run: &Run, inputs: &Inputs) -> Estimate {
 /// Normalized pixels that a loader holds, ready or in the making, and those in use.
 fn batches(run: &Run, inputs: &Inputs) -> usize {
     let batch = run.recipe.per_device_train_batch_size;
-    (4 + 2 * run.loader_threads / batch.max(1)) * batch * pixels(inputs.model.config())
+    (4 + 2 * run.loader_threads / batch.max(1)) * batch * pixels(inputs)
 }
 
 fn on_gpu(run: &Run, inputs: &Inputs) -> usize {
-    let config = inputs.model.config();
     let recipe = &run.recipe;
     let (trained, all) = (inputs.model.trainable_count(), inputs.model.total_count());
     let (own, compute) = match run.precision {
@@ -48,30 +47,42 @@ fn on_gpu(run: &Run, inputs: &Inputs) -> usize {
         Precision::Fp16 | Precision::Bf16 => (4 * F32 + 2, 2),
     };
     let weights = trained * own + (all - trained.min(all)) * compute;
-    let training = recipe.per_device_train_batch_size * step(config, recipe);
-    let evaluating = recipe.per_device_eval_batch_size.min(run.eval_samples) * passing(config);
-    let inputs = recipe.per_device_train_batch_size * pixels(config) * (F32 + compute);
+    let (of_step, of_pass) = of_image(inputs, recipe);
+    let training = recipe.per_device_train_batch_size * of_step;
+    let evaluating = recipe.per_device_eval_batch_size.min(run.eval_samples) * of_pass;
+    let inputs = recipe.per_device_train_batch_size * pixels(inputs) * (F32 + compute);
     WORKSPACE + weights + inputs + compute * training.max(evaluating)
 }
 
-fn pixels(config: &VitConfig) -> usize {
-    config.channels * config.image_height * config.image_width
+/// Of one image.
+fn pixels(inputs: &Inputs) -> usize {
+    let (height, width) = inputs.preprocessor.input_size();
+    3 * height * width
+}
+
+/// Floats of one image in a training step, and of one that passes through the model.
+fn of_image(inputs: &Inputs, recipe: &Recipe) -> (usize, usize) {
+    let (height, width) = inputs.preprocessor.input_size();
+    match &inputs.model {
+        Model::Vit(vit) => (step(vit.config(), recipe), passing(vit.config())),
+        Model::ResNet(resnet) => residual(resnet.config(), recipe.method, height, width),
+    }
 }
 
 fn on_cpu(run: &Run, inputs: &Inputs) -> usize {
-    let config = inputs.model.config();
     let recipe = &run.recipe;
     let (trained, all) = (inputs.model.trainable_count(), inputs.model.total_count());
     let (train, eval) = (
         recipe.per_device_train_batch_size,
         recipe.per_device_eval_batch_size.min(run.eval_samples),
     );
-    let image = pixels(config);
+    let image = pixels(inputs);
     // Batches that a loader holds, ready or in the making, and the one in use; that of training stays while another one
     // evaluates.
     let ahead = |batch: usize| (4 + 2 * run.loader_threads / batch.max(1)) * batch * image;
-    let training = train * step(config, recipe);
-    let evaluating = eval * passing(config) + ahead(eval);
+    let (of_step, of_pass) = of_image(inputs, recipe);
+    let training = train * of_step;
+    let evaluating = eval * of_pass + ahead(eval);
     let floats = weights(recipe.method, trained, all) + ahead(train) + training.max(evaluating);
     PROGRAM + F32 * floats
 }
@@ -96,6 +107,17 @@ fn step(config: &VitConfig, recipe: &Recipe) -> usize {
         _ if recipe.gradient_checkpointing => config.layers * s * d + block + passing(config),
         Method::Lora | Method::Full => config.layers * block + passing(config),
     }
+}
+
+/// The same of a ResNet, and floats of one image that passes through it. The first maps are the largest: two or three of
+/// their size pass.
+fn residual(config: &ResNetConfig, method: Method, height: usize, width: usize) -> (usize, usize) {
+    let passing = 3 * config.embedding_size.max(config.stages[0].0 / 4) * height.div_ceil(2) * width.div_ceil(2);
+    let step = match method {
+        Method::Head => passing,
+        Method::Lora | Method::Full => config.kept_floats(height, width) + passing,
+    };
+    (step, passing)
 }
 
 /// Floats of one image that passes through a block, up or down.

@@ -11,7 +11,7 @@ use super::say;
 use super::trained::{ModelArguments, ModelPlaces, Trained};
 use crate::data::preprocessor;
 use crate::error::{Error, IoContext, Result};
-use crate::model::Vit;
+use crate::model::Model;
 use crate::ops::storage::{tensor, values};
 use crate::rng::{Purpose, Stream};
 use crate::train::whole_directory;
@@ -71,8 +71,11 @@ struct Difference {
 }
 
 /// Both models' logits for normal random pixels.
-fn largest_difference(with_adapter: &Vit, merged: &Vit) -> Result<Difference> {
-    let config = with_adapter.config();
+fn largest_difference(with_adapter: &Model, merged: &Model) -> Result<Difference> {
+    let Model::Vit(vit) = with_adapter else {
+        unreachable!("only a ViT takes an adapter");
+    };
+    let config = vit.config();
     let shape = (IMAGES, config.channels, config.image_height, config.image_width);
     let pixels_bchw = test_input(shape)?;
     let (before, after) = (with_adapter.infer(&pixels_bchw)?, merged.infer(&pixels_bchw)?);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::memory;
 use crate::data::Dataset;
-use crate::model::Vit;
+use crate::model::Model;
 use crate::recipe::{Interval, Method, Precision};
 use crate::train::{Inputs, Run};
 
@@ -165,7 +165,7 @@ impl fmt::Display for Preflight<'_> {
 }
 
 /// peft's words.
-fn trainable(model: &Vit) -> String {
+fn trainable(model: &Model) -> String {
     let (trainable, all) = (model.trainable_count(), model.total_count());
     format!(
         "trainable params: {} || all params: {} || trainable%: {:.4}",

@@ -13,7 +13,7 @@ use crate::error::{Error, IoContext, Result};
 use crate::hub::Hub;
 use crate::model::adapter;
 use crate::model::weights::Checkpoint;
-use crate::model::{LoadReport, LoraConfig, Training, Vit, VitConfig, names};
+use crate::model::{LoadReport, LoraConfig, Model, Training, VitConfig, names};
 use crate::ops::device::{NodeRank, Placement, open};
 use crate::recipe::{DeviceChoice, Precision};
 
@@ -47,7 +47,7 @@ pub struct ModelPlaces {
 }
 
 pub struct Trained {
-    pub model: Vit,
+    pub model: Model,
     pub preprocessor: Preprocessor,
     pub places: ModelPlaces,
     pub loaded: Vec<LoadReport>,
@@ -114,8 +114,8 @@ impl Trained {
         let placement = Placement::new(device, Precision::Fp32);
         let (model, loaded) = match &places.adapter {
             None => {
-                let classes = VitConfig::read(&places.base)?.classes;
-                let (model, report) = Vit::load(&places.base, &classes, &Training::Head, 0, placement)?;
+                let classes = Model::classes_in(&places.base)?;
+                let (model, report) = Model::load(&places.base, &classes, &Training::Head, 0, placement)?;
                 if !report.new.is_empty() {
                     return Err(Error::model(
                         &places.base,
@@ -131,7 +131,7 @@ impl Trained {
                     dropout: 0.0,
                     ..LoraConfig::read(adapter)?
                 };
-                let (mut model, mut report) = Vit::load(&places.base, &classes, &Training::Lora(lora), 0, placement)?;
+                let (mut model, mut report) = Model::load(&places.base, &classes, &Training::Lora(lora), 0, placement)?;
                 // The adapter brings its own classifier.
                 report.new.clear();
                 let of_adapter = model.load_adapter(adapter)?;
@@ -151,7 +151,7 @@ impl Trained {
     }
 
     pub fn classes(&self) -> &[String] {
-        &self.model.config().classes
+        self.model.classes()
     }
 }
 

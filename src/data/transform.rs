@@ -44,7 +44,7 @@ enum Steps {
 }
 
 impl Transform {
-    /// The transforms of Hugging Face's training scripts: bilinear, to the size that the model sees.
+    /// The transforms of Hugging Face's training scripts (bilinear, to the size that the model sees), or the processor's own.
     pub fn new(preprocessor: &Preprocessor, kind: TransformKind) -> Transform {
         let size = preprocessor.input_size();
         let normalization = Normalization::of_tensor(preprocessor.image_mean, preprocessor.image_std);
@@ -54,6 +54,7 @@ impl Transform {
                 size,
                 normalization,
             },
+            TransformKind::Processor => Transform::of_processor(preprocessor),
             TransformKind::Eval => Transform::resize_center(size.0.min(size.1), Filter::Bilinear, size, normalization),
         }
     }

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use candle_core::{DType, Tensor};
 
 use super::config::{QkvBias, VitConfig};
+use super::fit::{Expected, fit};
 use super::names::{self, Matrix};
-use super::report::{LoadReport, Mismatch, shortened};
+use super::report::LoadReport;
 use super::weights::Checkpoint;
 use super::{LoraConfig, Training};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::nn::{Block, Embeddings, LayerNorm, Linear, LowRank, Mlp, Projection, SelfAttention, Tokens, Weight};
 use crate::ops::cast::sent;
 use crate::ops::device::Placement;
@@ -387,69 +388,19 @@ impl Builder<'_> {
         }
     }
 
-    /// Holds the file against the model: a classifier that does not fit becomes new, a body that does not is an error.
+    /// Holds the file against the model.
     fn compare(&mut self) -> Result<()> {
-        let Source::File(file) = &self.source else {
-            return Ok(());
-        };
-        let report = &mut self.report;
-        let mut specs: Vec<&Spec> = self.specs.values().collect();
-        specs.sort_by_key(|spec| spec.place);
-        for spec in &specs {
-            match file.shape(&spec.name) {
-                None => report.missing.push(spec.name.clone()),
-                Some(shape) if shape != spec.shape => report.mismatched.push(Mismatch {
-                    name: spec.name.clone(),
-                    in_file: shape.to_vec(),
-                    in_model: spec.shape.clone(),
-                }),
-                Some(_) => report.loaded += 1,
-            }
-        }
-        report.unexpected = file
-            .names()
-            .filter(|name| !self.specs.contains_key(*name))
-            .map(str::to_owned)
-            .collect();
-        let is_head = |name: &str| name.starts_with("classifier.");
-        let body_missing: Vec<String> = report.missing.iter().filter(|name| !is_head(name)).cloned().collect();
-        if !body_missing.is_empty() {
-            let what = format!(
-                "{} tensors are missing: {}",
-                body_missing.len(),
-                shortened(&body_missing)
-            );
-            let fix = "give a ViT checkpoint whose config.json belongs to its weights";
-            return Err(Error::model(file.path(), what, fix));
-        }
-        if let Some(wrong) = report.mismatched.iter().find(|mismatch| !is_head(&mismatch.name)) {
-            let Mismatch {
-                name,
-                in_file,
-                in_model,
-            } = wrong;
-            let what = format!("tensor {name} is {in_file:?} in the file, config.json makes it {in_model:?}");
-            let fix = "correct config.json (image_size, patch_size, hidden_size …) or choose another checkpoint";
-            return Err(Error::model(file.path(), what, fix));
-        }
-        // A head that does not fit in one of its tensors is new in both.
-        let head_unfit = report
-            .missing
-            .iter()
-            .chain(report.mismatched.iter().map(|m| &m.name))
-            .next();
-        if head_unfit.is_some() {
-            let head: Vec<String> = specs
+        if let Source::File(file) = &self.source {
+            let mut specs: Vec<&Spec> = self.specs.values().collect();
+            specs.sort_by_key(|spec| spec.place);
+            let expected: Vec<Expected> = specs
                 .iter()
-                .map(|s| s.name.clone())
-                .filter(|name| is_head(name))
+                .map(|spec| Expected {
+                    name: &spec.name,
+                    shape: &spec.shape,
+                })
                 .collect();
-            let fitting = head
-                .iter()
-                .filter(|name| file.shape(name) == Some(&self.specs[*name].shape))
-                .count();
-            report.loaded -= fitting;
-            report.new = head;
+            self.report = fit(file, &expected, "ViT")?;
         }
         Ok(())
     }

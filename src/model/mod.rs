@@ -1,22 +1,28 @@
 //! Models in Hugging Face's layout: explicit forward and backward walks over nn layers, loading and saving.
 
 pub mod adapter;
+pub mod architecture;
 pub mod config;
 pub mod lora;
 mod kept;
 pub mod names;
 pub mod report;
+pub mod resnet;
 pub mod vit;
 pub mod weights;
 
 mod build;
+mod fields;
+mod fit;
 
 pub use crate::ops::dropout::DropoutNames;
+pub use architecture::Model;
 pub use build::counts;
 pub use config::VitConfig;
 pub use kept::Activations;
 pub use lora::LoraConfig;
 pub use report::LoadReport;
+pub use resnet::{ResNet, ResNetConfig, Statistics};
 pub use vit::{Training, Vit};
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
@@ -129,6 +129,19 @@ impl Checkpoint {
         )
     }
 
+    /// A single whole number. None: there is no such tensor, or it is something else.
+    pub fn whole_number(&self, name: &str) -> Result<Option<i64>> {
+        match self.tensors.get(name) {
+            Some(entry) if entry.dtype == Dtype::I64 && entry.shape.iter().product::<usize>() == 1 => {
+                let (path, file) = &self.files[entry.file];
+                let mut bytes = [0u8; 8];
+                file.read_exact_at(&mut bytes, entry.start).at("read", path)?;
+                Ok(Some(i64::from_le_bytes(bytes)))
+            }
+            _ => Ok(None),
+        }
+    }
+
     fn add(&mut self, path: PathBuf, rename: fn(&str) -> String) -> Result<()> {
         let file = File::open(&path).at("open", &path)?;
         let (data_start, metadata) = header(&file, &path)?;
@@ -165,12 +178,15 @@ pub fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     })
 }
 
-/// A contiguous f32 tensor as safetensors wants it.
+/// A contiguous f32 tensor, or i64, as safetensors wants it.
 struct Written<'a>(&'a Tensor);
 
 impl View for Written<'_> {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        match self.0.dtype() {
+            DType::I64 => Dtype::I64,
+            _ => Dtype::F32,
+        }
     }
 
     fn shape(&self) -> &[usize] {
@@ -178,6 +194,11 @@ impl View for Written<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
+        if self.0.dtype() == DType::I64 {
+            let whole = self.0.flatten_all().and_then(|flat| flat.to_vec1::<i64>());
+            let whole = whole.expect("a tensor of i64");
+            return Cow::Owned(whole.iter().flat_map(|x| x.to_le_bytes()).collect());
+        }
         let values = values(self.0).expect("only contiguous f32 tensors are handed over");
         let mut bytes = vec![0u8; values.len() * 4];
         for (to, x) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(values.iter()) {
@@ -187,7 +208,7 @@ impl View for Written<'_> {
     }
 
     fn data_len(&self) -> usize {
-        self.0.elem_count() * 4
+        self.0.elem_count() * self.0.dtype().size_in_bytes()
     }
 }
 

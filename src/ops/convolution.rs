@@ -3,8 +3,13 @@
 //! All three are products over maps as they lie (`gemm::sliding`, `gemm::correlation`); nothing is unfolded. Legend: o
 //! outputs, i inputs, k kernel side, s stride; weights are [o,i,k,k] as in files.
 
+mod classes;
+mod pointwise;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
+
+use classes::Class;
 
 use super::gemm::{Correlation, Extent, MatRef, Old, PackedB, Raster, Sliding, Window};
 use super::maps::{Maps, MapsShape};
@@ -36,6 +41,9 @@ impl Kernel {
 pub fn convolution(x: &Maps, w_oikk: &Tensor, kernel: Kernel) -> Result<Maps> {
     let weights = Weights::new(w_oikk, kernel)?;
     let shape = weights.result(x.shape(), kernel)?;
+    if kernel.side == 1 {
+        return pointwise::convolution(x, w_oikk, kernel.stride);
+    }
     let slack = slack(x, kernel)?;
     let taps: Vec<MatRef> = (0..weights.taps()).map(|tap| weights.transposed(tap)).collect();
     let (raster, c) = (x.raster(), weights.inputs);
@@ -63,6 +71,10 @@ pub fn convolution(x: &Maps, w_oikk: &Tensor, kernel: Kernel) -> Result<Maps> {
 
 /// The gradient with respect to x of shape `like`, without a margin. The margin of dz must be the padding at least.
 pub fn convolution_backward(dz: &Maps, w_oikk: &Tensor, kernel: Kernel, like: MapsShape) -> Result<Maps> {
+    let weights = Weights::new(w_oikk, kernel)?;
+    if kernel.side == 1 {
+        return pointwise::backward(dz, w_oikk, kernel.stride, like);
+    }
     let mut dx = unwritten(like.all_pixels() * like.channels);
     let old = match kernel.side < kernel.stride {
         // Pixels between windows have no gradient.
@@ -72,7 +84,7 @@ pub fn convolution_backward(dz: &Maps, w_oikk: &Tensor, kernel: Kernel, like: Ma
         }
         false => Old::Replaced,
     };
-    backward_into(&mut dx, old, dz, &Weights::new(w_oikk, kernel)?, kernel, like)?;
+    backward_into(&mut dx, old, dz, &weights, kernel, like)?;
     Maps::new(tensor(dx, dims(like))?, 0)
 }
 
@@ -81,6 +93,9 @@ pub fn convolution_backward_into(dx: &Maps, dz: &Maps, w_oikk: &Tensor, kernel: 
     let weights = Weights::new(w_oikk, kernel)?;
     if dx.margin() != 0 {
         return Err(refused("gradients are added to maps without a margin".into()));
+    }
+    if kernel.side == 1 {
+        return pointwise::backward_into(dx, dz, w_oikk, kernel.stride);
     }
     let like = dx.shape();
     update(dx.values(), |dx| {
@@ -95,6 +110,9 @@ pub fn convolution_backward_weights(gw_oikk: &Tensor, dz: &Maps, x: &Maps, kerne
     let raster = x.raster();
     if shape.channels != o || x.shape().channels != i || k != kernel.side {
         return Err(refused(format!("a gradient of {:?} for {shape:?}", gw_oikk.dims())));
+    }
+    if k == 1 {
+        return pointwise::backward_weights(gw_oikk, dz, x, kernel.stride);
     }
     // What one line of a narrow window sees may be taken for one wide pixel.
     let across = if k * i <= 32 { 1 } else { k };
@@ -116,9 +134,6 @@ pub fn convolution_backward_weights(gw_oikk: &Tensor, dz: &Maps, x: &Maps, kerne
         columns: k * i / across,
         taps: &taps,
     };
-    if k == 1 {
-        return update(gw_oikk, |gw| correlation.add_to(gw));
-    }
     // Summed with inputs innermost, as pixels have them, and then turned.
     let sums = tensor(unwritten(o * k * k * i), (o, k * k, i))?;
     reduce::set_zero(&sums)?;
@@ -189,35 +204,6 @@ fn backward_into(
         }
     }
     Ok(())
-}
-
-/// Lines (or places in a line) first, first + s, … of an image, which the same places of kernels reach.
-struct Class {
-    first: usize,
-    count: usize,
-    /// Of the kernel, ascending.
-    places: Vec<usize>,
-    /// Pixel first + s·j meets the first of the places in result j + shift.
-    shift: usize,
-}
-
-impl Class {
-    fn all(kernel: Kernel, n: usize) -> Vec<Class> {
-        let Kernel { side, stride } = kernel;
-        let padding = kernel.padding();
-        (0..stride.min(side))
-            .map(|place| {
-                let first = (place + stride * padding - padding) % stride;
-                Class {
-                    first,
-                    count: n.saturating_sub(first).div_ceil(stride),
-                    places: (place..side).step_by(stride).collect(),
-                    shift: (first + padding - place) / stride,
-                }
-            })
-            .filter(|class| class.count > 0)
-            .collect()
-    }
 }
 
 /// [o,i,k,k] as matrices, one a place of the kernel.

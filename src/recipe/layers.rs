@@ -15,6 +15,7 @@ use crate::error::{Error, IoContext, Result};
 pub const BUILT_IN: &[(&str, &str)] = &[
     ("vit-lora", include_str!("vit-lora.toml")),
     ("image-classification", include_str!("image-classification.toml")),
+    ("resnet50", include_str!("resnet50.toml")),
     ("demo-base", include_str!("demo-base.toml")),
 ];
 

@@ -109,6 +109,8 @@ pub struct Recipe {
     /// Largest global L2 norm of the gradient; 0 turns clipping off.
     pub max_grad_norm: f64,
     pub label_smoothing_factor: f64,
+    /// Batch normalisation over the samples of all ranks instead of each rank's own.
+    pub sync_batch_norm: bool,
     pub precision: Precision,
 
     // When to report, evaluate and save.
@@ -208,6 +210,8 @@ pub enum TransformKind {
     Train,
     /// Resize, centre crop, normalize.
     Eval,
+    /// What the model's own image processor does.
+    Processor,
 }
 
 /// How pictures are brought to the model's size when it is evaluated.

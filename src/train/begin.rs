@@ -15,7 +15,7 @@ use super::{Run, output, resume};
 use crate::collective::{Collective, same_everywhere};
 use crate::data::{Dataset, Loader, LoaderConfig, Order, Plan, Transform};
 use crate::error::Result;
-use crate::model::Vit;
+use crate::model::Model;
 use crate::ops::storage;
 use crate::optim::{AdamW, AdamWConfig, GradScaler, LearningRate};
 use crate::recipe::{Precision, Recipe};
@@ -35,12 +35,13 @@ struct Start {
 impl<'a> Trainer<'a> {
     /// Everything up to the first step; continues from a checkpoint if the recipe says so. Every rank must call it.
     pub fn begin(run: &'a Run, inputs: Inputs, collective: &'a Arc<dyn Collective>) -> Result<Trainer<'a>> {
+        let ranks = collective;
         let collective = &**collective;
         let recipe = &run.recipe;
         let stop = StopRequests::listen()?;
         let Inputs {
             splits,
-            model,
+            mut model,
             preprocessor,
             ..
         } = inputs;
@@ -57,8 +58,11 @@ impl<'a> Trainer<'a> {
             losses,
             seconds_before,
             notes,
-        } = start(run, &model, splits.train.classes(), collective)?;
+        } = start(run, &mut model, splits.train.classes(), collective)?;
 
+        if recipe.sync_batch_norm {
+            model.normalize_over(ranks.clone());
+        }
         let plan = plan(recipe, splits.train.len(), collective.world());
         let loading = |transform| LoaderConfig {
             transform,
@@ -118,7 +122,7 @@ impl<'a> Trainer<'a> {
 }
 
 /// Errors unless all ranks are about to do the same.
-fn agree(recipe: &Recipe, train: &Dataset, model: &Vit, collective: &dyn Collective) -> Result<()> {
+fn agree(recipe: &Recipe, train: &Dataset, model: &Model, collective: &dyn Collective) -> Result<()> {
     if collective.world() == 1 {
         return Ok(());
     }
@@ -131,7 +135,7 @@ fn agree(recipe: &Recipe, train: &Dataset, model: &Vit, collective: &dyn Collect
 }
 
 /// A new optimizer and state, or those of the checkpoint that the recipe asks for; then the model's values are its, too.
-fn start(run: &Run, model: &Vit, classes: &[String], collective: &dyn Collective) -> Result<Start> {
+fn start(run: &Run, model: &mut Model, classes: &[String], collective: &dyn Collective) -> Result<Start> {
     let (recipe, parameters) = (&run.recipe, model.parameters());
     let config = AdamWConfig {
         beta1: recipe.adam_beta1,
@@ -167,6 +171,7 @@ fn start(run: &Run, model: &Vit, classes: &[String], collective: &dyn Collective
         v.copy_from_slice(&resumed.buffers.second_moments)
     })?;
     let Position {
+        batches_tracked,
         scaler,
         optimizer_steps,
         seconds,
@@ -175,6 +180,9 @@ fn start(run: &Run, model: &Vit, classes: &[String], collective: &dyn Collective
         ..
     } = resumed.position;
     optimizer.steps = optimizer_steps;
+    if let Some(statistics) = model.statistics_mut() {
+        statistics.restore(&resumed.buffers.statistics, &batches_tracked)?;
+    }
     if start.scaler.is_some() {
         start.scaler = scaler.or(start.scaler);
     }

@@ -1,7 +1,7 @@
 //! Checkpoints: `checkpoint-<step>/`, the model in Hugging Face's layout and what resuming needs beside it.
 //!
 //! `dtrain_state.toml` holds everything that is text, `optimizer.safetensors` the flat buffers: the trained values and
-//! both moments, f32, bit for bit. Random numbers have no state. Which step may be resumed how is left to `resume`.
+//! both moments, and running statistics where a model has them, f32, bit for bit. Random numbers have no state. Which step may be resumed how is left to `resume`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{kept, whole};
 use crate::error::{Error, IoContext, Result};
-use crate::model::weights;
+use crate::model::{Statistics, weights};
 use crate::optim::{AdamW, GradScaler, Parameters};
 use crate::recipe::Recipe;
 use crate::report::TrainerState;
@@ -36,6 +36,9 @@ pub struct Position {
     /// Time spent on training so far.
     pub seconds: f64,
     pub losses: LossSums,
+    /// Batches that each batch normalisation has taken in.
+    #[serde(default)]
+    pub batches_tracked: Vec<i64>,
     pub classes: Vec<String>,
     /// Names and shapes of the trained parameters in the buffers' order: `classifier.bias [10]`.
     pub parameters: Vec<String>,
@@ -58,6 +61,8 @@ pub struct Buffers {
     pub values: Vec<f32>,
     pub first_moments: Vec<f32>,
     pub second_moments: Vec<f32>,
+    /// Running statistics, of another length; empty if the model has none.
+    pub statistics: Vec<f32>,
 }
 
 /// How parameters are named in [`Position::parameters`].
@@ -75,6 +80,7 @@ pub fn write(
     position: &Position,
     parameters: &Parameters,
     optimizer: &AdamW,
+    statistics: Option<&Statistics>,
     model_files: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
     let path = kept::path(output_dir, position.state.global_step);
@@ -85,8 +91,10 @@ pub fn write(
             ("second_moments", &optimizer.second_moments),
             ("values", &parameters.values),
         ];
+        let statistics = statistics.map(|statistics| ("statistics", &statistics.values));
         let buffers: Vec<(String, Tensor)> = buffers
             .into_iter()
+            .chain(statistics)
             .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
             .collect();
         weights::write(&directory.join(format!("{BUFFERS_STEM}.safetensors")), &buffers)?;
@@ -164,7 +172,16 @@ pub fn read_buffers(checkpoint: &Path, count: usize) -> Result<Buffers> {
         file.read_into(name, &mut values)?;
         Ok(values)
     };
+    let statistics = match file.shape("statistics") {
+        Some(shape) => {
+            let mut values = vec![0.0; shape.iter().product()];
+            file.read_into("statistics", &mut values)?;
+            values
+        }
+        None => Vec::new(),
+    };
     Ok(Buffers {
+        statistics,
         values: read("values")?,
         first_moments: read("first_moments")?,
         second_moments: read("second_moments")?,
@@ -196,6 +213,7 @@ mod tests {
                 steps: 7,
             },
             seconds: 1.5,
+            batches_tracked: vec![3, 1 << 60],
             classes: vec!["ant".into(), "bee".into()],
             parameters: vec!["w [2, 3]".into()],
             recipe: crate::recipe::built_in("vit-lora").unwrap(),
@@ -221,7 +239,7 @@ mod tests {
     fn a_checkpoint_gives_back_every_bit() {
         let place = tempfile::tempdir().unwrap();
         let (parameters, optimizer) = trained();
-        let path = write(place.path(), &position(7), &parameters, &optimizer, |d| {
+        let path = write(place.path(), &position(7), &parameters, &optimizer, None, |d| {
             put(d, "model", "m")
         })
         .unwrap();
@@ -243,7 +261,7 @@ mod tests {
     fn broken_checkpoints_are_errors() {
         let place = tempfile::tempdir().unwrap();
         let (parameters, optimizer) = trained();
-        let path = write(place.path(), &position(7), &parameters, &optimizer, |_| Ok(())).unwrap();
+        let path = write(place.path(), &position(7), &parameters, &optimizer, None, |_| Ok(())).unwrap();
         assert!(
             read_position(place.path())
                 .unwrap_err()

@@ -8,7 +8,7 @@ use super::bad_images::BadImages;
 use crate::collective::{Collective, gather};
 use crate::data::{Dataset, Loader, LoaderConfig, MicroBatch, evaluation_share};
 use crate::error::{Error, Result};
-use crate::model::Vit;
+use crate::model::Model;
 use crate::ops::cast::sent;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::storage::values;
@@ -37,7 +37,7 @@ pub struct Evaluation {
 
 impl Evaluator {
     /// Every rank must call it. Errors: no readable image at all; a loss that is no number.
-    pub fn evaluate(&self, model: &Vit, collective: &dyn Collective, bad: &mut BadImages) -> Result<Evaluation> {
+    pub fn evaluate(&self, model: &Model, collective: &dyn Collective, bad: &mut BadImages) -> Result<Evaluation> {
         let begun = Instant::now();
         let (rank, world) = (collective.rank(), collective.world());
         let rows: Vec<u32> = evaluation_share(self.dataset.len(), rank, world).collect();

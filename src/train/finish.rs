@@ -68,7 +68,7 @@ impl Trainer<'_> {
             .best_global_step
             .filter(|&best| self.run.recipe.load_best_model_at_end && best != last);
         let Some(best) = best else { return Ok(last) };
-        let parameters = self.model.parameters();
+        let parameters = self.model.parameters().clone();
         let mut bytes = Vec::new();
         if self.collective.rank() == 0 {
             let directory = match &self.state.best_model_checkpoint {
@@ -76,6 +76,10 @@ impl Trainer<'_> {
                 None => kept::path(&self.run.recipe.output_dir, best),
             };
             let buffers = checkpoint::read_buffers(&directory, parameters.count())?;
+            if let Some(statistics) = self.model.statistics_mut() {
+                let position = checkpoint::read_position(&directory)?;
+                statistics.restore(&buffers.statistics, &position.batches_tracked)?;
+            }
             bytes = buffers.values.iter().flat_map(|value| value.to_le_bytes()).collect();
         }
         let bytes = share(self.collective, bytes)?;
@@ -84,6 +88,7 @@ impl Trainer<'_> {
                 *value = f32::from_le_bytes(*bytes);
             }
         })?;
+        self.share_statistics()?;
         Ok(best)
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::data::{Columns, Dataset, Preprocessor, Source, TestSize};
 use crate::error::{Error, Result};
-use crate::model::{Activations, LoadReport, LoraConfig, Training, Vit};
+use crate::model::{Activations, LoadReport, LoraConfig, Model, Training};
 use crate::ops::device::Placement;
 use crate::recipe::{AUTO_SPLIT, Interval, Method, Recipe};
 
@@ -25,7 +25,7 @@ pub struct Splits {
 /// A model, loaded, with what goes into it.
 pub struct Inputs {
     pub splits: Splits,
-    pub model: Vit,
+    pub model: Model,
     /// How the files of the model, and of the adapter that it starts from, fitted.
     pub loaded: Vec<LoadReport>,
     pub preprocessor: Preprocessor,
@@ -132,13 +132,13 @@ impl Inputs {
                 &recipe.lora_target_modules,
             )?),
         };
-        let (mut model, report) = Vit::load(path, splits.train.classes(), &training, recipe.seed, placement)?;
+        let (mut model, report) = Model::load(path, splits.train.classes(), &training, recipe.seed, placement)?;
         let mut loaded = vec![report];
         if let (Method::Lora, Some(adapter)) = (recipe.method, &places.adapter) {
             loaded.push(model.load_adapter(adapter)?);
         }
         if recipe.gradient_checkpointing {
-            model.set_activations(Activations::Recomputed);
+            model.set_activations(Activations::Recomputed)?;
         }
         Ok(Inputs {
             splits,

@@ -31,6 +31,7 @@ const FIXED: &[&str] = &[
     "seed",
     "data_seed",
     "shuffle",
+    "sync_batch_norm",
 ];
 /// What says nothing about the numbers that come out.
 const IRRELEVANT: &[&str] = &[
@@ -204,8 +205,9 @@ fn hand_out(found: Option<Resumed>, count: usize, collective: &dyn Collective) -
             values: trained,
             first_moments,
             second_moments,
+            statistics,
         } = found.buffers;
-        values = [trained, first_moments, second_moments]
+        values = [trained, first_moments, second_moments, statistics]
             .concat()
             .iter()
             .flat_map(|v| v.to_le_bytes())
@@ -228,6 +230,7 @@ fn hand_out(found: Option<Resumed>, count: usize, collective: &dyn Collective) -
         values: part(0),
         first_moments: part(1),
         second_moments: part(2),
+        statistics: values[3 * count..].to_vec(),
     };
     Ok(Some(Resumed {
         from,

@@ -39,16 +39,29 @@ impl Trainer<'_> {
         if self.collective.rank() == 0 {
             let recipe = &self.run.recipe;
             let position = self.position();
-            let (parameters, optimizer) = (self.model.parameters(), &self.optimizer);
-            checkpoint::write(&recipe.output_dir, &position, parameters, optimizer, |directory| {
-                self.write_model(directory)
-            })?;
+            let (parameters, statistics) = (self.model.parameters(), self.model.statistics());
+            checkpoint::write(
+                &recipe.output_dir,
+                &position,
+                parameters,
+                &self.optimizer,
+                statistics,
+                |directory| self.write_model(directory),
+            )?;
             if let Some(limit) = recipe.save_total_limit {
                 kept::keep(&recipe.output_dir, limit, self.state.best_global_step)?;
             }
         }
         self.stages.add(Stage::Checkpoint, begun.elapsed());
         Ok(())
+    }
+
+    /// Running statistics are those of rank 0 wherever they count, as DistributedDataParallel has it.
+    pub(super) fn share_statistics(&mut self) -> Result<()> {
+        match self.model.statistics_mut() {
+            Some(statistics) => statistics.share(self.collective),
+            None => Ok(()),
+        }
     }
 
     /// The model's own files, in Hugging Face's layout, into a directory that exists.
@@ -77,6 +90,10 @@ impl Trainer<'_> {
             scaler: self.scaler,
             seconds: self.seconds(),
             losses: self.losses,
+            batches_tracked: self
+                .model
+                .statistics()
+                .map_or(Vec::new(), |statistics| statistics.batches.clone()),
             classes: self.classes.clone(),
             parameters: checkpoint::parameter_names(self.model.parameters()),
             recipe: self.run.recipe.clone(),

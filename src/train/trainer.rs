@@ -20,7 +20,7 @@ use super::stop::StopRequests;
 use crate::collective::Collective;
 use crate::data::{Loader, Plan, Preprocessor};
 use crate::error::{Error, Result};
-use crate::model::{DropoutNames, Vit};
+use crate::model::{DropoutNames, Model};
 use crate::ops::cast::sent;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce;
@@ -31,7 +31,7 @@ use crate::report::{EvaluationEntry, LogEntry, LossEntry, Now, Outcome, Progress
 pub struct Trainer<'a> {
     pub(super) run: &'a Run,
     pub(super) collective: &'a dyn Collective,
-    pub(super) model: Vit,
+    pub(super) model: Model,
     pub(super) preprocessor: Preprocessor,
     pub(super) classes: Vec<String>,
     pub(super) optimizer: AdamW,
@@ -102,7 +102,7 @@ impl<'a> Trainer<'a> {
         for _ in 0..self.plan.micro_batches(step) {
             let batch = self.stages.time(Stage::WaitForData, || self.loader.next())?;
             let batch = batch.expect("the loader has the plan's micro-batches");
-            if batch.samples.is_empty() {
+            if batch.samples.is_empty() && !self.model.needs_all_ranks() {
                 continue;
             }
             let wants =
@@ -245,6 +245,7 @@ impl<'a> Trainer<'a> {
 
     /// Evaluates the model as it is now; there must be a validation set.
     pub(super) fn measure(&mut self) -> Result<(EvaluationEntry, Vec<Outcome>)> {
+        self.share_statistics()?;
         let evaluator = self.evaluator.as_ref().expect("a validation set");
         let done = self.stages.time(Stage::Evaluation, || {
             evaluator.evaluate(&self.model, self.collective, &mut self.bad_images)

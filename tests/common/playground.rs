@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use dtrain::data::{Columns, Dataset, DemoDataset, DemoSubject, write_demo_dataset};
-use dtrain::model::{Training, Vit, VitConfig};
+use dtrain::model::{ResNet, ResNetConfig, Training, Vit, VitConfig};
 use serde_json::{Value, json};
 
 use crate::common::{Ended, mpirun_command};
@@ -58,6 +58,20 @@ impl Playground {
         });
         std::fs::write(model.join("preprocessor_config.json"), preprocessor.to_string()).unwrap();
         Playground { place }
+    }
+
+    /// The same with a ResNet, of which all weights are trained.
+    pub fn residual(train: usize, validation: usize) -> Playground {
+        let place = Playground::new(train, validation);
+        let config = json!({
+            "model_type": "resnet", "architectures": ["ResNetForImageClassification"], "embedding_size": 8,
+            "hidden_sizes": [16, 24], "depths": [1, 2], "layer_type": "bottleneck", "hidden_act": "relu",
+            "id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1},
+        });
+        let config = ResNetConfig::from_json(config, Path::new("a test's config")).unwrap();
+        let resnet = ResNet::random(config, &Training::Full, 7, &candle_core::Device::Cpu).unwrap();
+        resnet.save_full(&place.path("model")).unwrap();
+        place
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -164,6 +178,11 @@ impl Outcome {
             .iter()
             .filter_map(|entry| entry[figure].as_f64())
             .collect()
+    }
+
+    /// The final model, byte for byte.
+    pub fn model(&self) -> Vec<u8> {
+        std::fs::read(self.directory.join("model.safetensors")).unwrap()
     }
 
     /// The final adapter, byte for byte.

@@ -7,6 +7,7 @@ mod convolutions;
 mod layers;
 mod models;
 mod reference;
+mod resnets;
 mod stored;
 
 use candle_core::{DType, Device, Tensor};

@@ -9,7 +9,7 @@ use super::Tensors;
 use crate::cli::preflight::grouped;
 use crate::error::{IoContext, Result};
 use crate::model::weights::Checkpoint;
-use crate::model::{LoraConfig, Training, Vit, VitConfig};
+use crate::model::{LoraConfig, Model, Training};
 
 /// Tensors that are listed of a long list.
 const SHOWN: usize = 8;
@@ -37,24 +37,12 @@ fn whole(directory: &Path, tensors: Tensors) -> Result<String> {
     );
     text += &listing(&file, tensors);
     // What dtrain makes of it; a model that it does not know is still worth a look.
-    let loaded = VitConfig::read(directory).and_then(|config| {
-        let classes = config.classes.clone();
-        let (_, report) = Vit::load(directory, &classes, &Training::Head, 0, &Device::Cpu)?;
-        Ok((config, report))
-    });
+    let loaded = Model::classes_in(directory)
+        .and_then(|classes| Model::load(directory, &classes, &Training::Head, 0, &Device::Cpu));
     match loaded {
-        Ok((config, report)) => {
-            text += &format!(
-                "model       {} layers, width {}, {} heads, inner width {}, patches of {}, images of {}x{}\n",
-                config.layers,
-                config.hidden_size,
-                config.heads,
-                config.intermediate_size,
-                config.patch_size,
-                config.image_height,
-                config.image_width
-            );
-            text += &format!("classes     {}\n", named(&config.classes));
+        Ok((model, report)) => {
+            text += &format!("model       {}\n", shape(&model));
+            text += &format!("classes     {}\n", named(model.classes()));
             text += &format!("loads       {}\n", report.to_string().replace('\n', "\n          "));
         }
         Err(error) => {
@@ -65,6 +53,32 @@ fn whole(directory: &Path, tensors: Tensors) -> Result<String> {
         }
     }
     Ok(text)
+}
+
+/// A model's measures in a line.
+fn shape(model: &Model) -> String {
+    match model {
+        Model::Vit(vit) => {
+            let config = vit.config();
+            format!(
+                "{} layers, width {}, {} heads, inner width {}, patches of {}, images of {}x{}",
+                config.layers,
+                config.hidden_size,
+                config.heads,
+                config.intermediate_size,
+                config.patch_size,
+                config.image_height,
+                config.image_width
+            )
+        }
+        Model::ResNet(resnet) => {
+            let config = resnet.config();
+            let stages: Vec<String> = (config.stages.iter())
+                .map(|(channels, layers)| format!("{layers} layers of {channels} channels"))
+                .collect();
+            format!("stem of {} channels, {}", config.embedding_size, stages.join(", "))
+        }
+    }
 }
 
 fn adapter(directory: &Path, tensors: Tensors) -> Result<String> {

@@ -1,0 +1,128 @@
+//! A convolution without a bias and the batch normalisation behind it.
+
+use candle_core::Tensor;
+
+use super::batch_norm::{BatchNorm, Normalization, Together};
+use super::{Weight, residual_layer::Wanted};
+use crate::error::Result;
+use crate::ops::batch_norm::{Beside, Passes, Then, normalized};
+use crate::ops::convolution::{self, Kernel};
+use crate::ops::maps::{Maps, MapsShape};
+use crate::ops::pool::{self, Places};
+
+#[derive(Clone)]
+pub struct Convolution {
+    /// [o,i,k,k]
+    pub weight: Weight,
+    pub kernel: Kernel,
+    pub norm: BatchNorm,
+}
+
+/// What the backward pass needs of a convolution besides its input.
+pub struct ConvolutionKept {
+    /// Its result, not normalised.
+    pub z: Maps,
+    pub norm: Normalization,
+}
+
+impl Convolution {
+    /// The convolution of x, and how it is to be normalised.
+    pub fn forward(&self, x: &Maps, together: &Together) -> Result<ConvolutionKept> {
+        let z = self.convolve(x)?;
+        let norm = self.norm.train(&z, together)?;
+        Ok(ConvolutionKept { z, norm })
+    }
+
+    pub fn convolve(&self, x: &Maps) -> Result<Maps> {
+        convolution::convolution(x, &self.weight.value, self.kernel)
+    }
+
+    /// From the gradient of the normalised values to that of the convolution's result; adds to the gradients of all
+    /// weights. `x` is what forward got.
+    pub fn backward_weights(
+        &self,
+        g: &Maps,
+        x: &Maps,
+        kept: &ConvolutionKept,
+        passes: Passes,
+        together: &Together,
+        wanted: Wanted,
+    ) -> Result<Maps> {
+        let margin = match wanted {
+            Wanted::Input => self.kernel.padding(),
+            Wanted::WeightsAlone => 0,
+        };
+        let dz = self.norm.backward(g, &kept.z, &kept.norm, passes, together, margin)?;
+        if let Some(gradient) = &self.weight.gradient {
+            convolution::convolution_backward_weights(gradient, &dz, x, self.kernel)?;
+        }
+        Ok(dz)
+    }
+
+    /// From there to the gradient with respect to x.
+    pub fn backward(&self, dz: &Maps, like: MapsShape) -> Result<Maps> {
+        convolution::convolution_backward(dz, &self.weight.value, self.kernel, like)
+    }
+
+    /// The same, added to `dx` in place.
+    pub fn backward_into(&self, dx: &Maps, dz: &Maps) -> Result<()> {
+        convolution::convolution_backward_into(dx, dz, &self.weight.value, self.kernel)
+    }
+}
+
+/// Images into maps: a convolution, normalised and rectified, and the largest of neighbours.
+#[derive(Clone)]
+pub struct Stem {
+    pub convolution: Convolution,
+    /// Of the result.
+    pub margin: usize,
+}
+
+pub struct StemKept {
+    x: Maps,
+    convolution: ConvolutionKept,
+    places: Places,
+    pooled: MapsShape,
+}
+
+impl Stem {
+    /// Images with channels outermost [b,c,h,w] → maps.
+    pub fn forward(&self, x_bchw: &Tensor, together: &Together) -> Result<(Maps, StemKept)> {
+        let x = Maps::from_bchw(x_bchw, self.convolution.kernel.padding())?;
+        let kept = self.convolution.forward(&x, together)?;
+        let a = normalized(&kept.z, &kept.norm.affine, Beside::Nothing, Then::Rectified, 0)?;
+        let pooled = a.shape();
+        let (y, places) = pool::max_pool(&a, self.margin)?;
+        let kept = StemKept {
+            x,
+            convolution: kept,
+            places,
+            pooled,
+        };
+        Ok((y, kept))
+    }
+
+    /// The same as inference does it.
+    pub fn infer(&self, x_bchw: &Tensor) -> Result<Maps> {
+        let x = Maps::from_bchw(x_bchw, self.convolution.kernel.padding())?;
+        let z = self.convolution.convolve(&x)?;
+        let a = normalized(
+            &z,
+            &self.convolution.norm.running()?,
+            Beside::Nothing,
+            Then::Rectified,
+            0,
+        )?;
+        Ok(pool::max_pool(&a, self.margin)?.0)
+    }
+
+    /// Adds to the gradients of all weights. There is nothing below.
+    pub fn backward(&self, dy: &Maps, kept: StemKept, together: &Together) -> Result<()> {
+        let da = pool::max_pool_backward(dy, &kept.places, kept.pooled)?;
+        let passes = Passes::Positive(&kept.convolution.norm.affine);
+        let wanted = Wanted::WeightsAlone;
+        self.convolution
+            .backward_weights(&da, &kept.x, &kept.convolution, passes, together, wanted)?;
+        Ok(())
+    }
+}

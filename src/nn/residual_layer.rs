@@ -1,0 +1,121 @@
+//! A residual layer (He et al. 2015): y = relu(main(x) + shortcut(x)), where main is two or three convolutions with
+//! rectifiers between them, and the shortcut is x itself or a convolution of it.
+//!
+//! Kept for the backward pass are the results of convolutions before they are normalised, and the inputs of convolutions.
+
+use super::batch_norm::Together;
+use super::convolution::{Convolution, ConvolutionKept};
+use crate::error::Result;
+use crate::ops::batch_norm::{Beside, Passes, Then, normalized, rectify_backward};
+use crate::ops::maps::Maps;
+
+/// Which gradients a backward pass shall find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Input,
+    WeightsAlone,
+}
+
+#[derive(Clone)]
+pub struct ResidualLayer {
+    /// In order; at least one.
+    pub main: Vec<Convolution>,
+    pub shortcut: Option<Convolution>,
+    /// Of the result: what the next layer's first convolution needs.
+    pub margin: usize,
+}
+
+/// What the backward pass needs of the forward pass.
+pub struct ResidualKept {
+    /// Each convolution's input and result.
+    main: Vec<(Maps, ConvolutionKept)>,
+    shortcut: Option<ConvolutionKept>,
+    y: Maps,
+}
+
+impl ResidualLayer {
+    pub fn forward(&self, x: &Maps, together: &Together) -> Result<(Maps, ResidualKept)> {
+        let mut main: Vec<(Maps, ConvolutionKept)> = Vec::with_capacity(self.main.len());
+        for convolution in &self.main {
+            let input = match main.last() {
+                None => x.clone(),
+                Some((_, kept)) => {
+                    let margin = convolution.kernel.padding();
+                    normalized(&kept.z, &kept.norm.affine, Beside::Nothing, Then::Rectified, margin)?
+                }
+            };
+            let kept = convolution.forward(&input, together)?;
+            main.push((input, kept));
+        }
+        let shortcut = match &self.shortcut {
+            Some(shortcut) => Some(shortcut.forward(x, together)?),
+            None => None,
+        };
+        let beside = match &shortcut {
+            Some(kept) => Beside::Normalized(&kept.z, &kept.norm.affine),
+            None => Beside::Maps(x),
+        };
+        let (_, last) = main.last().expect("a layer has convolutions");
+        let y = normalized(&last.z, &last.norm.affine, beside, Then::Rectified, self.margin)?;
+        let kept = ResidualKept {
+            main,
+            shortcut,
+            y: y.clone(),
+        };
+        Ok((y, kept))
+    }
+
+    /// The same as inference does it: normalised with the running statistics.
+    pub fn infer(&self, x: &Maps) -> Result<Maps> {
+        let mut input = x.clone();
+        for (i, convolution) in self.main.iter().enumerate() {
+            let z = convolution.convolve(&input)?;
+            let affine = convolution.norm.running()?;
+            if let Some(next) = self.main.get(i + 1) {
+                input = normalized(&z, &affine, Beside::Nothing, Then::Rectified, next.kernel.padding())?;
+                continue;
+            }
+            return match &self.shortcut {
+                None => normalized(&z, &affine, Beside::Maps(x), Then::Rectified, self.margin),
+                Some(shortcut) => {
+                    let beside = shortcut.convolve(x)?;
+                    let beside = Beside::Normalized(&beside, &shortcut.norm.running()?);
+                    normalized(&z, &affine, beside, Then::Rectified, self.margin)
+                }
+            };
+        }
+        Ok(input)
+    }
+
+    /// From dy, which has no margin and is used up, to dx; adds to the gradients of all weights.
+    pub fn backward(&self, dy: Maps, mut kept: ResidualKept, together: &Together) -> Result<Maps> {
+        rectify_backward(&dy, &kept.y)?;
+        let x = kept.main[0].0.clone();
+        let dx = match (&self.shortcut, kept.shortcut.take()) {
+            (Some(shortcut), Some(kept)) => {
+                let dz = shortcut.backward_weights(&dy, &x, &kept, Passes::All, together, Wanted::Input)?;
+                Some(shortcut.backward(&dz, x.shape())?)
+            }
+            _ => None,
+        };
+        let mut g = dy.clone();
+        for (i, convolution) in self.main.iter().enumerate().rev() {
+            let (input, of_this) = kept.main.pop().expect("one for every convolution");
+            let passes = match i + 1 == self.main.len() {
+                true => Passes::All,
+                false => Passes::Positive(&of_this.norm.affine),
+            };
+            let dz = convolution.backward_weights(&g, &input, &of_this, passes, together, Wanted::Input)?;
+            drop(of_this);
+            if i > 0 {
+                g = convolution.backward(&dz, input.shape())?;
+                continue;
+            }
+            // What went past the main way is there already.
+            let dx = dx.unwrap_or(dy);
+            convolution.backward_into(&dx, &dz)?;
+            return Ok(dx);
+        }
+        unreachable!("a layer has convolutions")
+    }
+}
