@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
+use super::typed::{boolean, max_steps, warmup_steps};
 use crate::error::{Error, Result};
 use crate::recipe::{
-    AdapterFormat, DeviceChoice, EvalTransform, Interval, Layer, Method, OnBadImage, Precision, Recipe, Schedule,
-    TransformKind, named, resolve,
+    AdapterFormat, DeviceChoice, EvalTransform, ImageCache, Interval, Layer, Method, OnBadImage, Precision, Recipe,
+    Schedule, TransformKind, named, resolve,
 };
 
 /// What `dtrain train` takes.
@@ -244,6 +245,12 @@ pub struct Values {
     /// Threads that decode images, of a rank [default: as many as compute threads]
     #[arg(long, value_name = "N", help_heading = "Machine")]
     dataloader_num_workers: Option<u32>,
+    /// Keep decoded pictures in memory from epoch to epoch
+    #[arg(long, help_heading = "Machine")]
+    image_cache: Option<ImageCache>,
+    /// Most memory for them, of a rank, in 10^9 bytes [default: a quarter of what is free / ranks of the node]
+    #[arg(long, value_name = "X", help_heading = "Machine")]
+    image_cache_gb: Option<f64>,
 }
 
 impl TrainArguments {
@@ -272,28 +279,5 @@ impl Values {
             }
         }
         Ok(table)
-    }
-}
-
-/// Booleans as Python's and shell's people type them.
-fn boolean(typed: &str) -> Result<bool, String> {
-    match typed.to_ascii_lowercase().as_str() {
-        "true" | "t" | "yes" | "y" | "1" => Ok(true),
-        "false" | "f" | "no" | "n" | "0" => Ok(false),
-        _ => Err("give true or false".to_owned()),
-    }
-}
-
-fn warmup_steps(typed: &str) -> Result<f64, String> {
-    match typed.parse::<f64>() {
-        Ok(steps) if steps.is_finite() && steps >= 0.0 && (steps < 1.0 || steps.fract() == 0.0) => Ok(steps),
-        _ => Err("give a whole number from 0, or a fraction below 1; invalid digit or out of range".to_owned()),
-    }
-}
-
-fn max_steps(typed: &str) -> Result<i64, String> {
-    match typed.parse() {
-        Ok(steps) if steps == -1 || steps > 0 => Ok(steps),
-        _ => Err("give a whole number from 1, or -1 for as many as the epochs take".to_owned()),
     }
 }

@@ -92,6 +92,7 @@ fn carry_out(arguments: &EvalArguments, collective: &Arc<dyn Collective>) -> Res
             threads,
             prefetch_batches: 2 + (2 * threads).div_ceil(batch),
             on_bad_image: arguments.on_bad_image,
+            pictures: None,
         },
         batch,
         label_smoothing: 0.0,

@@ -18,6 +18,7 @@ mod run;
 mod spelling;
 mod train;
 mod trained;
+mod typed;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -138,6 +138,7 @@ impl PredictArguments {
             threads,
             prefetch_batches: 2 + (2 * threads).div_ceil(batch),
             on_bad_image: OnBadImage::Skip,
+            pictures: None,
         };
         let mut loader = Loader::new(pictures.clone(), batches.into_iter(), config)?;
         let mut predictions = Vec::with_capacity(rows.len());

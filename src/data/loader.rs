@@ -15,6 +15,7 @@ use bytes::Bytes;
 use candle_core::{Device, Tensor};
 
 use super::MicroBatch;
+use super::pictures::PictureCache;
 use super::transform::Transform;
 use crate::error::{Error, Result};
 use crate::recipe::OnBadImage;
@@ -49,6 +50,8 @@ pub struct LoaderConfig {
     /// Batches that may be in the making or ready, at least one.
     pub prefetch_batches: usize,
     pub on_bad_image: OnBadImage,
+    /// Keeps decoded pictures; None: each is decoded whenever it is needed.
+    pub pictures: Option<Arc<PictureCache>>,
 }
 
 /// A picture that was left out.
@@ -69,7 +72,7 @@ pub struct LoaderStatistics {
     pub decode: Duration,
     pub resample: Duration,
     pub images: u64,
-    /// Of the encoded files.
+    /// Of the encoded files that were read.
     pub bytes: u64,
 }
 

@@ -6,18 +6,17 @@
 
 mod normalization;
 mod placement;
-
-use std::time::{Duration, Instant};
+mod workplace;
 
 pub use normalization::Normalization;
 use placement::{Middle, Placement};
+pub use workplace::{Durations, Picture, Workplace};
 
 use super::augment::SampleName;
-use super::decode::Decoder;
 use super::preprocessor::{Preprocessor, Size};
 use crate::ops::jpeg::Rect;
 use crate::ops::preprocess::Cut;
-use crate::ops::resample::{Axis, Filter, Resampler};
+use crate::ops::resample::Filter;
 use crate::recipe::{EvalTransform, TransformKind};
 
 /// What is done to every picture.
@@ -116,11 +115,22 @@ impl Transform {
         workplace: &mut Workplace,
         sample_chw: &mut [f32],
     ) -> Result<Durations, String> {
+        self.apply_to(Picture::Encoded(encoded), name, workplace, sample_chw)
+    }
+
+    /// As `apply`, of a picture in whichever form it is there.
+    pub fn apply_to(
+        &self,
+        picture: Picture<'_>,
+        name: SampleName,
+        workplace: &mut Workplace,
+        sample_chw: &mut [f32],
+    ) -> Result<Durations, String> {
         assert_eq!(sample_chw.len(), self.sample_len(), "size of a sample");
         let (height, width) = self.size;
         let normalization = &self.normalization;
         workplace.run(
-            encoded,
+            picture,
             |picture_width, picture_height| self.place(name, picture_width, picture_height),
             (width, height),
             |placement, resized| {
@@ -146,7 +156,7 @@ impl Transform {
         let (height, width) = self.size;
         let mut rgb_hwc = vec![0; 3 * height * width];
         workplace.run(
-            encoded,
+            Picture::Encoded(encoded),
             |picture_width, picture_height| self.place(name, picture_width, picture_height),
             (width, height),
             |placement, resized| {
@@ -203,80 +213,5 @@ impl Transform {
                 placement.centered(self.size, Middle::Processor)
             }
         }
-    }
-}
-
-/// Where the time of one picture went.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Durations {
-    pub decode: Duration,
-    /// Resizing, flipping, normalizing.
-    pub resample: Duration,
-}
-
-/// The working memory of one thread.
-pub struct Workplace {
-    decoder: Decoder,
-    horizontal: Axis,
-    vertical: Axis,
-    resampler: Resampler,
-}
-
-impl Workplace {
-    /// Error: out of memory.
-    pub fn new() -> Result<Workplace, String> {
-        Ok(Workplace {
-            decoder: Decoder::new()?,
-            horizontal: Axis::default(),
-            vertical: Axis::default(),
-            resampler: Resampler::default(),
-        })
-    }
-
-    /// Decodes what `place` asks for and hands the resized rows to `deliver`, numbered as rows of the sample.
-    fn run(
-        &mut self,
-        encoded: &[u8],
-        place: impl FnOnce(usize, usize) -> Placement,
-        (width, height): (usize, usize),
-        deliver: impl FnOnce(&Placement, &mut dyn FnMut(&mut dyn FnMut(usize, usize, &[u8]))),
-    ) -> Result<Durations, String> {
-        let start = Instant::now();
-        let mut placed = None;
-        let planes = self.decoder.region(encoded, |picture_width, picture_height| {
-            let placement = place(picture_width, picture_height);
-            let (crop, filter) = (placement.crop, placement.filter);
-            self.horizontal
-                .set(crop.width, placement.resized.0, filter, placement.window_columns(width));
-            self.vertical
-                .set(crop.height, placement.resized.1, filter, placement.window_rows(height));
-            let (columns, rows) = (self.horizontal.inputs(), self.vertical.inputs());
-            placed = Some(placement);
-            Rect {
-                x: crop.x + columns.start,
-                y: crop.y + rows.start,
-                width: columns.len(),
-                height: rows.len(),
-            }
-        })?;
-        let placement = placed.expect("the decoder asks for the rectangle before it delivers");
-        let decode = start.elapsed();
-        let start = Instant::now();
-        let origin = (placement.crop.x, placement.crop.y);
-        deliver(&placement, &mut |emit| {
-            self.resampler.run(
-                planes,
-                origin,
-                &self.horizontal,
-                &self.vertical,
-                |channel, y, samples| {
-                    emit(channel, (y as isize - placement.offset.1) as usize, samples);
-                },
-            );
-        });
-        Ok(Durations {
-            decode,
-            resample: start.elapsed(),
-        })
     }
 }

@@ -52,6 +52,17 @@ impl Planes {
         self.rows = rows;
     }
 
+    /// A copy that takes no more memory than its shape needs.
+    pub fn to_owned_exactly(&self) -> Planes {
+        let bytes = self.stride * self.rows.len();
+        Planes {
+            planes: self.planes.each_ref().map(|plane| plane[..bytes].to_vec()),
+            stride: self.stride,
+            columns: self.columns.clone(),
+            rows: self.rows.clone(),
+        }
+    }
+
     /// From column `columns.start` on, with the slack behind the last one.
     pub fn row(&self, channel: usize, y: usize) -> &[u8] {
         &self.planes[channel][(y - self.rows.start) * self.stride..][..self.stride]

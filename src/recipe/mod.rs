@@ -166,6 +166,11 @@ pub struct Recipe {
     /// Threads that decode images, per rank; by default as many as the rank has cores.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dataloader_num_workers: Option<usize>,
+    /// Decoded pictures kept in memory from epoch to epoch.
+    pub image_cache: ImageCache,
+    /// Most memory for them, per rank, in 10^9 bytes; by default a quarter of what is free / ranks of the node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_cache_gb: Option<f64>,
     /// Threads that compute, per rank; by default cores of the node / ranks of the node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
@@ -234,6 +239,18 @@ pub enum EvalTransform {
 pub enum OnBadImage {
     Skip,
     Error,
+}
+
+/// Where decoded pictures are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
+pub enum ImageCache {
+    /// In memory, if all of them fit and there are epochs enough.
+    Auto,
+    /// In memory, as many as fit.
+    Host,
+    None,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

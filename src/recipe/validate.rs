@@ -69,6 +69,9 @@ pub fn check(recipe: &Recipe) -> Result<(), Violation> {
     }
     check_intervals(r)?;
 
+    if let Some(gigabytes) = r.image_cache_gb {
+        from_0("image_cache_gb", gigabytes)?;
+    }
     if let Some(threads) = r.threads {
         at_least_1("threads", threads as u64)?;
     }

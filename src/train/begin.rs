@@ -9,6 +9,7 @@ use super::checkpoint::{LossSums, Position};
 use super::evaluate::Evaluator;
 use super::health::{self, GradientAudit};
 use super::inputs::Inputs;
+use super::picture_memory::PictureMemory;
 use super::stop::StopRequests;
 use super::trainer::Trainer;
 use super::{Run, output, resume};
@@ -64,22 +65,32 @@ impl<'a> Trainer<'a> {
             model.normalize_over(ranks.clone());
         }
         let plan = plan(recipe, splits.train.len(), collective.world());
-        let loading = |transform| LoaderConfig {
+        let epochs = run
+            .total_steps
+            .saturating_sub(state.global_step)
+            .div_ceil(run.steps_per_epoch.max(1));
+        let eval = splits.eval.as_ref();
+        let memory = PictureMemory::plan(run, &splits.train, eval, epochs, collective);
+        let loading = |transform, pictures| LoaderConfig {
             transform,
             seed: recipe.seed,
             threads: run.loader_threads,
             prefetch_batches: prefetch(run.loader_threads, recipe.per_device_train_batch_size),
             on_bad_image: recipe.on_bad_image,
+            pictures,
         };
         let micro_batches = plan.of_rank(collective.rank(), state.global_step..run.total_steps);
         let loader = Loader::new(
             splits.train.clone(),
             micro_batches,
-            loading(Transform::new(&preprocessor, recipe.train_transform)),
+            loading(Transform::new(&preprocessor, recipe.train_transform), memory.train),
         )?;
         let evaluator = splits.eval.map(|dataset| Evaluator {
             dataset,
-            loader: loading(Transform::of_evaluation(&preprocessor, recipe.eval_transform)),
+            loader: loading(
+                Transform::of_evaluation(&preprocessor, recipe.eval_transform),
+                memory.eval,
+            ),
             batch: recipe.per_device_eval_batch_size,
             label_smoothing: recipe.label_smoothing_factor,
             device: run.device.clone(),

@@ -14,6 +14,7 @@ mod resume;
 mod output;
 mod whole;
 mod health;
+mod picture_memory;
 mod bad_images;
 mod stop;
 

@@ -44,6 +44,8 @@ const IRRELEVANT: &[&str] = &[
     "gradient_checkpointing",
     "dataloader_num_workers",
     "threads",
+    "image_cache",
+    "image_cache_gb",
     "save_total_limit",
 ];
 

@@ -74,6 +74,7 @@ fn loader(rows: usize, sizes: &[usize], threads: usize, on_bad_image: OnBadImage
         threads,
         prefetch_batches: 2,
         on_bad_image,
+        pictures: None,
     };
     let drawn = Drawn {
         rows,
@@ -178,6 +179,7 @@ fn a_plan_that_panics_is_an_error_too() {
         threads: 3,
         prefetch_batches: 2,
         on_bad_image: OnBadImage::Skip,
+        pictures: None,
     };
     let drawn = Drawn {
         rows: 1,

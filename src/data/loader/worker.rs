@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::queue::{Made, Queue, Task};
 use super::{BadImage, LoaderConfig, LoaderStatistics, Samples};
 use crate::data::augment::SampleName;
-use crate::data::transform::Workplace;
+use crate::data::transform::{Picture, Workplace};
 use crate::error::Error;
 use crate::recipe::OnBadImage;
 
@@ -37,20 +37,31 @@ fn take_tasks(queue: &Queue, samples: &dyn Samples, config: &LoaderConfig) -> Re
         let row = row as usize;
         let mut spent = LoaderStatistics::default();
         let made = catch_unwind(AssertUnwindSafe(|| {
-            let encoded = match samples.encoded(row) {
-                Ok(encoded) => encoded,
-                Err(Error::Image { at, what }) => return refuse(row, at, what, config),
-                Err(fatal) => return Made::Failure(fatal),
+            let cache = config.pictures.as_deref();
+            let encoded;
+            let picture = match cache.and_then(|cache| cache.get(row)) {
+                Some(whole) => Picture::Kept(whole),
+                None => {
+                    encoded = match samples.encoded(row) {
+                        Ok(encoded) => encoded,
+                        Err(Error::Image { at, what }) => return refuse(row, at, what, config),
+                        Err(fatal) => return Made::Failure(fatal),
+                    };
+                    spent.bytes = encoded.len() as u64;
+                    match cache {
+                        Some(cache) => Picture::ToKeep(&encoded, cache, row),
+                        None => Picture::Encoded(&encoded),
+                    }
+                }
             };
             spent.images = 1;
-            spent.bytes = encoded.len() as u64;
             let name = SampleName {
                 seed: config.seed,
                 epoch,
                 sample: row as u64,
             };
             let transform = &config.transform;
-            match part.fill(|sample_chw| transform.apply(&encoded, name, &mut workplace, sample_chw)) {
+            match part.fill(|sample_chw| transform.apply_to(picture, name, &mut workplace, sample_chw)) {
                 Ok(durations) => {
                     spent.decode = durations.decode;
                     spent.resample = durations.resample;

@@ -9,8 +9,17 @@ const LEAST: u64 = 2 << 30;
 /// Eight ranks then take half of what is free.
 const PART: u64 = 16;
 
-/// A sixteenth of the memory that is free or that the container may use, at least 2 GiB.
+/// A sixteenth of the usable memory, at least 2 GiB.
 pub(super) fn cache_bytes() -> usize {
+    budget(usable())
+}
+
+/// The memory that is free or that the container may use, whichever is less.
+pub fn usable_memory() -> Option<usize> {
+    usable().map(|bytes| bytes as usize)
+}
+
+fn usable() -> Option<u64> {
     let limits = [
         "/sys/fs/cgroup/memory.max",
         "/sys/fs/cgroup/memory/memory.limit_in_bytes",
@@ -21,7 +30,7 @@ pub(super) fn cache_bytes() -> usize {
     let available = std::fs::read_to_string("/proc/meminfo")
         .ok()
         .and_then(|text| available_bytes(&text));
-    budget(limits.chain(available).min())
+    limits.chain(available).min()
 }
 
 /// "MemAvailable:   24013204 kB"

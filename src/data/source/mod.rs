@@ -16,6 +16,7 @@ mod image_folders;
 mod keywords;
 mod layout;
 mod memory;
+pub use memory::usable_memory;
 mod metadata;
 mod opened;
 mod parquet;

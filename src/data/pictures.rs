@@ -1,0 +1,209 @@
+//! Decoded pictures kept in memory from epoch to epoch, so that only the first time a picture is decoded.
+//!
+//! Kept is the whole upright picture as u8, from which any later crop is resized; the samples are the same with and without.
+//! Pictures are kept as they come until the budget is used up; the others are decoded each time, as without.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use super::decode::Decoder;
+use super::loader::Samples;
+use crate::ops::jpeg::Rect;
+use crate::ops::resample::{Planes, ROW_SLACK};
+
+/// Pictures of a dataset by row; many threads use it at once.
+pub struct PictureCache {
+    slots: Vec<OnceLock<Planes>>,
+    /// Bytes that may still be used.
+    left: Arc<AtomicUsize>,
+}
+
+impl PictureCache {
+    /// Of a dataset of `rows` rows; `left`: bytes that its pictures, and those of other caches, may still take.
+    pub fn new(rows: usize, left: Arc<AtomicUsize>) -> PictureCache {
+        PictureCache {
+            slots: (0..rows).map(|_| OnceLock::new()).collect(),
+            left,
+        }
+    }
+
+    pub fn get(&self, row: usize) -> Option<&Planes> {
+        self.slots.get(row)?.get()
+    }
+
+    /// Whether there is room for a picture of this size, which then is set aside.
+    pub(super) fn reserve(&self, width: usize, height: usize) -> bool {
+        let bytes = kept_bytes(width, height);
+        let less = |left: usize| left.checked_sub(bytes);
+        self.left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+            .is_ok()
+    }
+
+    /// Gives room back that `reserve` set aside for a picture which then could not be decoded.
+    pub(super) fn release(&self, width: usize, height: usize) {
+        self.left.fetch_add(kept_bytes(width, height), Ordering::Relaxed);
+    }
+
+    /// Keeps a copy of the whole picture of a row, for which room was set aside.
+    pub(super) fn keep(&self, row: usize, whole: &Planes) {
+        let taken = self.slots[row].set(whole.to_owned_exactly()).is_ok();
+        if !taken {
+            // Another thread was faster.
+            self.release(whole.columns.len(), whole.rows.len());
+        }
+    }
+}
+
+impl fmt::Debug for PictureCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PictureCache({} rows, {:?} bytes left)", self.slots.len(), self.left)
+    }
+}
+
+fn kept_bytes(width: usize, height: usize) -> usize {
+    (width + ROW_SLACK).next_multiple_of(64) * height * 3
+}
+
+/// Rows whose sizes are looked at for an estimate.
+const LOOKED_AT: usize = 16;
+
+/// Bytes that so many pictures of a dataset would take, judged by a few of its first `rows` rows. None: none of those is readable.
+pub fn estimated_bytes(samples: &dyn Samples, rows: usize) -> Option<usize> {
+    let mut decoder = Decoder::new().ok()?;
+    let step = rows.div_ceil(LOOKED_AT).max(1);
+    let sizes: Vec<usize> = (0..rows)
+        .step_by(step)
+        .filter_map(|row| {
+            let mut bytes = None;
+            let encoded = samples.encoded(row).ok()?;
+            let corner = |width: usize, height: usize| {
+                bytes = Some(kept_bytes(width, height));
+                Rect::whole(1, 1)
+            };
+            decoder.region(&encoded, corner).ok()?;
+            bytes
+        })
+        .collect();
+    let mean = sizes.iter().sum::<usize>() / sizes.len().max(1);
+    (!sizes.is_empty()).then(|| mean.saturating_mul(rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::data::loader::{Loader, LoaderConfig};
+    use crate::data::{MicroBatch, Preprocessor, Transform};
+    use crate::error::Result;
+    use crate::recipe::{OnBadImage, TransformKind};
+
+    const ROWS: usize = 12;
+
+    /// Photographs of different sizes; the last row is damaged.
+    #[derive(Clone)]
+    struct Drawn(Vec<Bytes>);
+
+    impl Drawn {
+        fn new() -> Drawn {
+            let file = |row: usize| -> Bytes {
+                let (width, height) = (60 + 7 * row, 90 - 5 * row);
+                let value = |at: usize| ((at / 3 % width) * (2 + row) + at / 3 / width * 5 + at * at % 31) as u8;
+                let pixels: Vec<u8> = (0..width * height * 3).map(value).collect();
+                let image = turbojpeg::Image {
+                    pixels: pixels.as_slice(),
+                    width,
+                    pitch: width * 3,
+                    height,
+                    format: turbojpeg::PixelFormat::RGB,
+                };
+                let jpeg = turbojpeg::compress(image, 85, turbojpeg::Subsamp::Sub2x2).unwrap();
+                let end = if row == ROWS - 1 { jpeg.len() / 2 } else { jpeg.len() };
+                Bytes::copy_from_slice(&jpeg[..end])
+            };
+            Drawn((0..ROWS).map(file).collect())
+        }
+
+        fn bytes(&self) -> u64 {
+            self.0.iter().map(|file| file.len() as u64).sum()
+        }
+    }
+
+    impl Samples for Drawn {
+        fn encoded(&self, row: usize) -> Result<Bytes> {
+            Ok(self.0[row].clone())
+        }
+
+        fn label(&self, row: usize) -> u32 {
+            row as u32
+        }
+
+        fn origin(&self, row: usize) -> String {
+            format!("row {row}")
+        }
+    }
+
+    /// All samples of three epochs, and how many bytes of files were read.
+    fn three_epochs(drawn: &Drawn, kind: TransformKind, threads: usize, budget: Option<usize>) -> (Vec<u32>, u64) {
+        let preprocessor = Preprocessor::parse(r#"{"size": 32}"#).unwrap();
+        let left = |budget| Arc::new(AtomicUsize::new(budget));
+        let config = LoaderConfig {
+            transform: Transform::new(&preprocessor, kind),
+            seed: 5,
+            threads,
+            prefetch_batches: 1,
+            on_bad_image: OnBadImage::Skip,
+            pictures: budget.map(|budget| Arc::new(PictureCache::new(ROWS, left(budget)))),
+        };
+        let batch = |number: u32| MicroBatch {
+            epoch: number / 2,
+            rows: (0..ROWS as u32).filter(|row| row % 2 == number % 2).collect(),
+        };
+        let mut loader = Loader::new(drawn.clone(), (0..6).map(batch), config).unwrap();
+        let mut bits = Vec::new();
+        while let Some(batch) = loader.next().unwrap() {
+            let values = batch.pixels_bchw.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            bits.extend(values.into_iter().map(f32::to_bits));
+        }
+        assert_eq!(loader.bad_images().len(), 1);
+        (bits, loader.statistics().bytes)
+    }
+
+    #[test]
+    fn samples_are_the_same_with_and_without_kept_pictures() {
+        let drawn = Drawn::new();
+        let bad = drawn.0[ROWS - 1].len() as u64;
+        for kind in [TransformKind::Train, TransformKind::Eval] {
+            let (expected, read) = three_epochs(&drawn, kind, 1, None);
+            assert_eq!(read, 3 * drawn.bytes());
+            for threads in [1, 3] {
+                // Room for all of them, for some, for none.
+                for (budget, room) in [(usize::MAX, "all"), (100_000, "some"), (0, "none")] {
+                    let (samples, read) = three_epochs(&drawn, kind, threads, Some(budget));
+                    assert!(samples == expected, "{threads} threads, room for {room}");
+                    match room {
+                        "all" => assert_eq!(read, drawn.bytes() + 2 * bad, "later epochs read only what is damaged"),
+                        "some" => assert!(read > drawn.bytes() + 2 * bad && read < 3 * drawn.bytes(), "{read}"),
+                        _ => assert_eq!(read, 3 * drawn.bytes()),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_estimate_is_about_what_is_kept() {
+        let drawn = Drawn::new();
+        let (mut kept, left) = (0, Arc::new(AtomicUsize::new(1 << 40)));
+        let cache = PictureCache::new(ROWS, left.clone());
+        for row in 0..ROWS {
+            assert!(cache.reserve(60 + 7 * row, 90 - 5 * row));
+            kept = (1 << 40) - left.load(Ordering::Relaxed);
+        }
+        let estimate = estimated_bytes(&drawn, ROWS).unwrap();
+        assert!(estimate.abs_diff(kept) < kept / 10, "{estimate} for {kept}");
+        assert_eq!(estimated_bytes(&Drawn(vec![Bytes::new(); 3]), 3), None);
+    }
+}

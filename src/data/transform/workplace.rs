@@ -1,0 +1,117 @@
+//! The working memory of a thread, and how it makes a picture into a sample's rows.
+
+use std::time::{Duration, Instant};
+
+use super::placement::Placement;
+use crate::data::decode::Decoder;
+use crate::data::pictures::PictureCache;
+use crate::ops::jpeg::Rect;
+use crate::ops::resample::{Axis, Planes, Resampler};
+
+/// What a sample is made of.
+#[derive(Clone, Copy)]
+pub enum Picture<'a> {
+    /// A file.
+    Encoded(&'a [u8]),
+    /// A file, whose whole picture is to be kept as that row's if there is room.
+    ToKeep(&'a [u8], &'a PictureCache, usize),
+    /// The whole picture, decoded before.
+    Kept(&'a Planes),
+}
+
+/// Where the time of one picture went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Durations {
+    pub decode: Duration,
+    /// Resizing, flipping, normalizing.
+    pub resample: Duration,
+}
+
+/// The working memory of one thread.
+pub struct Workplace {
+    decoder: Decoder,
+    horizontal: Axis,
+    vertical: Axis,
+    resampler: Resampler,
+}
+
+impl Workplace {
+    /// Error: out of memory.
+    pub fn new() -> Result<Workplace, String> {
+        Ok(Workplace {
+            decoder: Decoder::new()?,
+            horizontal: Axis::default(),
+            vertical: Axis::default(),
+            resampler: Resampler::default(),
+        })
+    }
+
+    /// Decodes what `place` asks for and hands the resized rows to `deliver`, numbered as rows of the sample.
+    pub(super) fn run(
+        &mut self,
+        picture: Picture<'_>,
+        place: impl FnOnce(usize, usize) -> Placement,
+        (width, height): (usize, usize),
+        deliver: impl FnOnce(&Placement, &mut dyn FnMut(&mut dyn FnMut(usize, usize, &[u8]))),
+    ) -> Result<Durations, String> {
+        let start = Instant::now();
+        let Workplace {
+            decoder,
+            horizontal,
+            vertical,
+            resampler,
+        } = self;
+        let mut placed = None;
+        let rect = |picture_width, picture_height| {
+            let placement = place(picture_width, picture_height);
+            let (crop, filter) = (placement.crop, placement.filter);
+            horizontal.set(crop.width, placement.resized.0, filter, placement.window_columns(width));
+            vertical.set(crop.height, placement.resized.1, filter, placement.window_rows(height));
+            let (columns, rows) = (horizontal.inputs(), vertical.inputs());
+            placed = Some(placement);
+            Rect {
+                x: crop.x + columns.start,
+                y: crop.y + rows.start,
+                width: columns.len(),
+                height: rows.len(),
+            }
+        };
+        let planes = match picture {
+            Picture::Kept(whole) => {
+                rect(whole.columns.len(), whole.rows.len());
+                whole
+            }
+            Picture::Encoded(encoded) => decoder.region(encoded, rect)?,
+            Picture::ToKeep(encoded, cache, row) => {
+                let mut reserved = None;
+                let decoded = decoder.region(encoded, |picture_width, picture_height| {
+                    let needed = rect(picture_width, picture_height);
+                    if !cache.reserve(picture_width, picture_height) {
+                        return needed;
+                    }
+                    reserved = Some((picture_width, picture_height));
+                    Rect::whole(picture_width, picture_height)
+                });
+                match (&decoded, reserved) {
+                    (Ok(whole), Some(_)) => cache.keep(row, whole),
+                    (Err(_), Some((width, height))) => cache.release(width, height),
+                    (_, None) => {}
+                }
+                decoded?
+            }
+        };
+        let placement = placed.expect("the decoder asks for the rectangle before it delivers");
+        let decode = start.elapsed();
+        let start = Instant::now();
+        let origin = (placement.crop.x, placement.crop.y);
+        deliver(&placement, &mut |emit| {
+            resampler.run(planes, origin, horizontal, vertical, |channel, y, samples| {
+                emit(channel, (y as isize - placement.offset.1) as usize, samples);
+            });
+        });
+        Ok(Durations {
+            decode,
+            resample: start.elapsed(),
+        })
+    }
+}
