@@ -164,17 +164,6 @@ impl AttentionShape {
         tokens.next_multiple_of(16)
     }
 
-    /// May those kernels be launched on any GPU? 99 KB is what 8.6 and 8.9 give a block; 384 tokens fit.
-    pub fn fits_tensor(self) -> bool {
-        const SHARED_LIMIT: u32 = 99 << 10;
-        self.e == Self::TILED
-            && self
-                .tensor_forward()
-                .shared_bytes
-                .max(self.tensor_backward().shared_bytes)
-                <= SHARED_LIMIT
-    }
-
     /// A warp takes 16 tokens at a time; as few warps as end at the same time as the most that a block may have.
     fn heads(self, tokens: usize, shared_bytes: usize) -> Launch {
         const MOST_WARPS: usize = 7;
