@@ -1,10 +1,12 @@
 //! One repository's folder in the cache, laid out as Python's huggingface_hub does:
 //!
+//! ```text
 //!     models--org--name/blobs/<hash>              contents; <hash>.incomplete while they arrive
 //!                       refs/<revision>           the commit that a branch or tag meant when it was last asked for
 //!                       snapshots/<commit>/path   links to blobs
 //!                       trees/<commit>.json       the list of files
 //!     .locks/models--org--name/<hash>.lock        held (flock) while a blob is made
+//! ```
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
