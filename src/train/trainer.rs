@@ -87,6 +87,8 @@ impl<'a> Trainer<'a> {
                 self.save()?;
             }
             if done.stop && step < self.run.total_steps && !self.is_out_of_patience() {
+                // The first rank to leave ends the others, and rank 0 may still be writing.
+                self.collective.barrier()?;
                 return Err(self.stopped());
             }
         }
