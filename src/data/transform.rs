@@ -172,7 +172,12 @@ impl Transform {
         Ok(rgb_hwc)
     }
 
-    /// What becomes of a decoded, upright picture of `width` x `height`: for `ops::preprocess`.
+    /// Whether `cut` and `normalization` say all that is done to a picture, so that `ops::preprocess` can do it.
+    pub fn is_a_cut(&self) -> bool {
+        true
+    }
+
+    /// What becomes of a decoded, upright picture of `width` x `height`: for `ops::preprocess`. Not all, unless `is_a_cut`.
     pub fn cut(&self, name: SampleName, width: usize, height: usize) -> Cut {
         self.place(name, width, height).cut()
     }
