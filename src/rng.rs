@@ -19,6 +19,14 @@ pub enum Purpose {
     Init(u32),
     /// Further augmentations, numbered by their place in the pipeline.
     Augment(u32),
+    /// RandAugment's ops and their signs.
+    RandAugment,
+    /// ColorJitter's factors and their order.
+    ColorJitter,
+    /// Whether and where a rectangle is erased.
+    Erasing,
+    /// What it is filled with.
+    ErasedValues,
 }
 
 impl Purpose {
@@ -31,6 +39,10 @@ impl Purpose {
             Purpose::Dropout(n) => (3 << 24) | (n & 0xff_ffff),
             Purpose::Init(n) => (4 << 24) | (n & 0xff_ffff),
             Purpose::Augment(n) => (5 << 24) | (n & 0xff_ffff),
+            Purpose::RandAugment => 6 << 24,
+            Purpose::ColorJitter => 7 << 24,
+            Purpose::Erasing => 8 << 24,
+            Purpose::ErasedValues => 9 << 24,
         }
     }
 }
