@@ -27,6 +27,7 @@ def gloo_rank(rank, results):
         for turn in range(a.repeat + 1):
             values = (torch.arange(size) % 1009 + rank).float()
             dist.barrier()
+            dist.barrier()
             start = time.perf_counter()
             dist.all_reduce(values)
             slowest = torch.tensor([time.perf_counter() - start])

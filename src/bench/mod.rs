@@ -4,9 +4,9 @@
 //! wrong is ever fast. What is measured is the code that trains, called as training calls it.
 
 mod allreduce;
-mod ceilings;
 mod data;
 mod machine;
+mod parts;
 mod report;
 mod spread;
 mod step;
@@ -15,7 +15,7 @@ mod whole;
 pub use allreduce::{AllReduce, allreduce};
 pub use data::{DataPath, data};
 pub use machine::Machine;
-pub use report::{Figure, Report};
+pub use report::{Figure, Report, Table};
 pub use spread::Spread;
 pub use step::{Step, step};
 pub use whole::{Whole, whole};

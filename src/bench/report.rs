@@ -1,4 +1,4 @@
-//! A measurement's results: one aligned table for people, one JSON object for programs.
+//! A measurement's results: aligned tables for people, one JSON object for programs.
 
 use std::fmt::Write;
 
@@ -13,11 +13,19 @@ pub struct Report {
     pub machine: Machine,
     /// What was measured: names and values of the run's settings.
     pub settings: Vec<(&'static str, String)>,
+    pub table: Table,
+    /// Further tables, looking at the same thing more closely.
+    pub more: Vec<Table>,
+    /// What to think of it, a sentence each.
+    pub notes: Vec<String>,
+}
+
+pub struct Table {
+    /// Under which JSON has its rows.
+    pub name: &'static str,
     pub columns: Vec<&'static str>,
     /// As many figures as columns each.
     pub rows: Vec<Vec<Figure>>,
-    /// What to think of it, a sentence each.
-    pub notes: Vec<String>,
 }
 
 /// A cell of the table.
@@ -39,8 +47,8 @@ impl Report {
             benchmark,
             machine: Machine::here(),
             settings: Vec::new(),
-            columns: columns.to_vec(),
-            rows: Vec::new(),
+            table: Table::new("rows", columns),
+            more: Vec::new(),
             notes: Vec::new(),
         }
     }
@@ -49,17 +57,63 @@ impl Report {
         self.settings.push((name, value.to_string()));
     }
 
+    /// One more row of the first table.
     pub fn row(&mut self, figures: Vec<Figure>) {
-        assert_eq!(figures.len(), self.columns.len(), "figures of a row");
-        self.rows.push(figures);
+        self.table.row(figures);
     }
 
-    /// Machine and settings, the table, the notes.
+    /// Machine and settings, the tables, the notes.
     pub fn text(&self) -> String {
         let mut text = format!("dtrain bench {}\n", self.benchmark);
         for (name, value) in self.machine.facts().iter().chain(&self.settings) {
             let _ = writeln!(text, "  {name:<12} {value}");
         }
+        text += &self.table.text();
+        for table in &self.more {
+            text += "\n";
+            text += &table.text();
+        }
+        for note in &self.notes {
+            let _ = writeln!(text, "{note}");
+        }
+        text
+    }
+
+    /// The same as one object; `rows` has an object for each row of the first table, with the columns as keys, and further
+    /// tables stand likewise under their names.
+    pub fn json(&self) -> Value {
+        let object = |facts: &[(&'static str, String)]| -> Value {
+            Value::Object(facts.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect())
+        };
+        let mut all = json!({
+            "benchmark": self.benchmark,
+            "machine": object(&self.machine.facts()),
+            "settings": object(&self.settings),
+            "notes": self.notes,
+        });
+        for table in std::iter::once(&self.table).chain(&self.more) {
+            all[table.name] = table.json();
+        }
+        all
+    }
+}
+
+impl Table {
+    pub fn new(name: &'static str, columns: &[&'static str]) -> Table {
+        Table {
+            name,
+            columns: columns.to_vec(),
+            rows: Vec::new(),
+        }
+    }
+
+    pub fn row(&mut self, figures: Vec<Figure>) {
+        assert_eq!(figures.len(), self.columns.len(), "figures of a row");
+        self.rows.push(figures);
+    }
+
+    /// Aligned: the first column to the left, numbers to the right.
+    fn text(&self) -> String {
         let cells: Vec<Vec<String>> = self
             .rows
             .iter()
@@ -70,6 +124,7 @@ impl Report {
             longest.max(self.columns[column].chars().count())
         };
         let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
+        let mut text = String::new();
         let mut line = |cells: &mut dyn Iterator<Item = &str>| {
             let padded = cells
                 .zip(&widths)
@@ -84,28 +139,15 @@ impl Report {
         for row in &cells {
             line(&mut row.iter().map(String::as_str));
         }
-        for note in &self.notes {
-            let _ = writeln!(text, "{note}");
-        }
         text
     }
 
-    /// The same as one object; `rows` has an object each, with the columns as keys.
-    pub fn json(&self) -> Value {
-        let object = |facts: &[(&'static str, String)]| -> Value {
-            Value::Object(facts.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect())
-        };
+    fn json(&self) -> Value {
         let row = |figures: &Vec<Figure>| -> Value {
             let pairs = self.columns.iter().zip(figures);
             Value::Object(pairs.map(|(k, f)| ((*k).to_owned(), f.json())).collect::<Map<_, _>>())
         };
-        json!({
-            "benchmark": self.benchmark,
-            "machine": object(&self.machine.facts()),
-            "settings": object(&self.settings),
-            "rows": self.rows.iter().map(row).collect::<Vec<_>>(),
-            "notes": self.notes,
-        })
+        self.rows.iter().map(row).collect()
     }
 }
 
@@ -162,7 +204,11 @@ mod tests {
 
     #[test]
     fn json_has_every_figure() {
-        let json = report().json();
+        let mut report = report();
+        report.more.push(Table::new("parts", &["part"]));
+        report.more[0].row(vec![Figure::Count(3)]);
+        let json = report.json();
+        assert_eq!(json["parts"][0]["part"], 3);
         assert_eq!(json["rows"][0]["images/s"]["most"], 4.0);
         assert!(json["rows"][1]["images/s"].is_null());
         assert_eq!(json["settings"]["images"], "7");

@@ -1,9 +1,5 @@
 //! Repeated measurements of one thing.
 
-use std::time::Instant;
-
-use crate::error::Result;
-
 /// The median of some rounds, and the extremes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
@@ -47,18 +43,6 @@ impl Spread {
     }
 }
 
-/// Seconds that each of `rounds` calls of `work` takes, after one that is not counted.
-pub fn seconds(rounds: usize, mut work: impl FnMut() -> Result<()>) -> Result<Spread> {
-    work()?;
-    let mut times = Vec::with_capacity(rounds);
-    for _ in 0..rounds.max(1) {
-        let begun = Instant::now();
-        work()?;
-        times.push(begun.elapsed().as_secs_f64());
-    }
-    Ok(Spread::of(times))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,16 +54,5 @@ mod tests {
         assert_eq!(Spread::of(vec![4.0, 1.0]).median, 2.5);
         let rate = odd.rate(30.0);
         assert_eq!((rate.median, rate.least, rate.most), (10.0, 3.0, 30.0));
-    }
-
-    #[test]
-    fn the_first_call_warms_up() {
-        let mut calls = 0;
-        seconds(3, || {
-            calls += 1;
-            Ok(())
-        })
-        .unwrap();
-        assert_eq!(calls, 4);
     }
 }

@@ -1,17 +1,22 @@
-//! A training step on pixels in memory: forward, loss, backward, clipping, AdamW; against the machine's matrix product.
+//! A training step on pixels in memory: forward, loss, backward, clipping, AdamW; whole, and by kind of layer.
+//!
+//! Layers are timed where they stand in the step (`ops::meter`), in rounds of their own: the whole is measured without.
 
 use std::path::Path;
 use std::time::Instant;
 
 use candle_core::Tensor;
 
-use super::ceilings::Ceilings;
+use super::parts::{self, Phase};
 use super::spread::Spread;
 use super::{Figure, Report};
+use crate::data::Preprocessor;
 use crate::error::Result;
-use crate::model::{DropoutNames, Training, Vit};
-use crate::ops::cross_entropy::cross_entropy;
+use crate::model::{DropoutNames, Model, Training};
+use crate::ops::ceilings::Ceilings;
+use crate::ops::cross_entropy::{CrossEntropy, cross_entropy};
 use crate::ops::device::Placement;
+use crate::ops::meter::{self, Part, part};
 use crate::optim::{AdamW, AdamWConfig};
 
 /// What is measured.
@@ -25,6 +30,9 @@ pub struct Step<'a> {
 }
 
 const SEED: u64 = 42;
+
+/// Rounds that are not counted: buffers are made in the first, reused from the second on.
+const WARM_UP: usize = 2;
 
 /// Errors: the model cannot be loaded; not enough memory on a GPU; a loss that is no number.
 pub fn step(what: &Step) -> Result<Report> {
@@ -40,77 +48,76 @@ pub fn step(what: &Step) -> Result<Report> {
             "ms at the ceiling",
         ],
     );
-    let names: Vec<String> = (0..what.classes).map(|class| class.to_string()).collect();
-    let (mut model, _) = Vit::load(what.model, &names, &what.training, SEED, what.placement.clone())?;
-    let mut optimizer = AdamW::new(model.parameters(), AdamWConfig::default())?;
     let device = &what.placement.device;
-    let (config, batch) = (model.config(), what.batch);
-    let shape = (batch, config.channels, config.image_height, config.image_width);
-    let pixels = Tensor::randn(0f32, 1f32, shape, device)?;
-    let labels: Vec<u32> = (0..batch).map(|i| (i * 37 % what.classes) as u32).collect();
-    let samples: Vec<u64> = (0..batch as u64).collect();
     let ceilings = match device.is_cpu() {
-        true => Some(Ceilings::measure()?),
+        true => Some(Ceilings::measure(what.rounds)),
         false => None,
     };
-    let operations = Operations::of(&model, batch);
+    let mut steps = Steps::new(what)?;
     report.setting("model", what.model.display());
     report.setting(
         "parameters",
-        format!("{} of {} trained", model.trainable_count(), model.total_count()),
+        format!(
+            "{} of {} trained",
+            steps.model.trainable_count(),
+            steps.model.total_count()
+        ),
     );
-    report.setting("batch", batch);
+    report.setting("batch", what.batch);
     report.setting("compute", format!("{:?} on {device:?}", what.placement.compute));
     report.setting("threads", rayon::current_num_threads());
     report.setting("rounds", format!("{}, median [least-most]", what.rounds));
 
     let mut times: [Vec<f64>; 4] = Default::default();
-    let mut losses = Vec::new();
     for round in 0..what.rounds + WARM_UP {
-        let dropout = DropoutNames {
-            seed: SEED,
-            epoch: round as u32,
-            samples: &samples,
-        };
         device.synchronize()?;
         let begun = Instant::now();
-        let logits = model.forward(&pixels, Some(&dropout))?;
-        let entropy = cross_entropy(&logits, &labels, 0.0, 1.0 / batch as f64)?;
+        let entropy = steps.forward()?;
         device.synchronize()?;
         let forward = begun.elapsed();
-        model.backward(&entropy.dlogits_bc)?;
+        steps.backward(&entropy)?;
         device.synchronize()?;
         let backward = begun.elapsed() - forward;
-        model.parameters().clip_gradients(1.0)?;
-        optimizer.step(model.parameters(), 1e-4)?;
-        model.parameters().zero_gradients()?;
+        steps.optimize()?;
         device.synchronize()?;
         let all = begun.elapsed();
-        losses.push(entropy.sum_loss / batch as f64);
         if round >= WARM_UP {
             for (list, time) in times.iter_mut().zip([forward, backward, all - forward - backward, all]) {
                 list.push(time.as_secs_f64());
             }
         }
     }
-    let work = [
-        Some(operations.forward),
-        Some(operations.backward),
-        None,
-        Some(operations.forward + operations.backward),
-    ];
-    for ((name, times), work) in ["forward", "backward", "optimizer", "step"]
+    let mut measured = parts::Measured::default();
+    for _ in 0..what.rounds {
+        let (entropy, work) = meter::measure(device, || steps.forward())?;
+        measured.add(Phase::Forward, &work);
+        let ((), work) = meter::measure(device, || steps.backward(&entropy))?;
+        measured.add(Phase::Backward, &work);
+        let ((), work) = meter::measure(device, || steps.optimize())?;
+        measured.add(Phase::Optimizer, &work);
+    }
+
+    let [forward, backward] = [Phase::Forward, Phase::Backward].map(|phase| 1e-9 * measured.operations(phase));
+    let work = [Some(forward), Some(backward), None, Some(forward + backward)];
+    let times = times.map(Spread::of);
+    let whole = times[3].median;
+    for ((name, seconds), work) in ["forward", "backward", "optimizer", "step"]
         .into_iter()
         .zip(times)
         .zip(work)
     {
-        report.row(row(name, Spread::of(times), batch, work, ceilings));
+        report.row(row(name, seconds, what.batch, work, ceilings));
     }
+    report.more.push(measured.table(whole, ceilings));
+    report.notes.push(format!(
+        "The parts were timed in steps of their own; they sum up to {:.1} % of the step above.",
+        100.0 * measured.seconds() / whole
+    ));
     if let Some(c) = ceilings {
         report.setting("product", format!("{:.0} GFLOP/s", c.gflops));
         report.setting("copy", format!("{:.1} GB/s", c.gbytes));
     }
-    let (first, last) = (losses[0], losses[losses.len() - 1]);
+    let (first, last) = (steps.losses[0], steps.losses[steps.losses.len() - 1]);
     report.setting("loss", format!("{first:.4} in the first step, {last:.4} in the last"));
     if let Some(megabytes) = peak_megabytes() {
         report.setting("peak memory", format!("{megabytes} MB"));
@@ -118,8 +125,72 @@ pub fn step(what: &Step) -> Result<Report> {
     Ok(report)
 }
 
-/// Rounds that are not counted: buffers are made in the first, reused from the second on.
-const WARM_UP: usize = 2;
+/// A model that is trained on the same images again and again.
+struct Steps {
+    model: Model,
+    optimizer: AdamW,
+    pixels: Tensor,
+    labels: Vec<u32>,
+    samples: Vec<u64>,
+    losses: Vec<f64>,
+}
+
+impl Steps {
+    fn new(what: &Step) -> Result<Steps> {
+        let names: Vec<String> = (0..what.classes).map(|class| class.to_string()).collect();
+        let (model, _) = Model::load(what.model, &names, &what.training, SEED, what.placement.clone())?;
+        let optimizer = AdamW::new(model.parameters(), AdamWConfig::default())?;
+        let (channels, height, width) = match &model {
+            Model::Vit(vit) => {
+                let config = vit.config();
+                (config.channels, config.image_height, config.image_width)
+            }
+            // Takes images of any size; its preprocessor says which it gets.
+            Model::ResNet(resnet) => {
+                let (height, width) = Preprocessor::read(what.model)?.input_size();
+                (resnet.config().channels, height, width)
+            }
+        };
+        let shape = (what.batch, channels, height, width);
+        Ok(Steps {
+            optimizer,
+            model,
+            pixels: Tensor::randn(0f32, 1f32, shape, &what.placement.device)?,
+            labels: (0..what.batch).map(|i| (i * 37 % what.classes) as u32).collect(),
+            samples: (0..what.batch as u64).collect(),
+            losses: Vec::new(),
+        })
+    }
+
+    fn forward(&mut self) -> Result<CrossEntropy> {
+        let dropout = DropoutNames {
+            seed: SEED,
+            epoch: self.losses.len() as u32,
+            samples: &self.samples,
+        };
+        let logits = self.model.forward(&self.pixels, Some(&dropout))?;
+        let _loss = part(Part::Loss);
+        let count = self.labels.len() as f64;
+        let entropy = cross_entropy(&logits, &self.labels, 0.0, 1.0 / count)?;
+        self.losses.push(entropy.sum_loss / count);
+        Ok(entropy)
+    }
+
+    fn backward(&mut self, entropy: &CrossEntropy) -> Result<()> {
+        self.model.backward(&entropy.dlogits_bc)
+    }
+
+    fn optimize(&mut self) -> Result<()> {
+        let parameters = self.model.parameters();
+        let _clipping = part(Part::Clipping);
+        parameters.clip_gradients(1.0)?;
+        {
+            let _update = part(Part::AdamW);
+            self.optimizer.step(parameters, 1e-4)?;
+        }
+        parameters.zero_gradients()
+    }
+}
 
 fn row(name: &str, seconds: Spread, batch: usize, work: Option<f64>, ceilings: Option<Ceilings>) -> Vec<Figure> {
     let mut figures = vec![
@@ -141,42 +212,6 @@ fn row(name: &str, seconds: Spread, batch: usize, work: Option<f64>, ceilings: O
         None => figures.extend([Figure::Nothing, Figure::Nothing]),
     }
     figures
-}
-
-/// 1e9 floating-point operations of matrix products that a step cannot do without; a multiply-add is two.
-struct Operations {
-    forward: f64,
-    backward: f64,
-}
-
-impl Operations {
-    fn of(model: &Vit, batch: usize) -> Operations {
-        let c = model.config();
-        let (s, d, m, layers) = (
-            c.tokens() as f64,
-            c.hidden_size as f64,
-            c.intermediate_size as f64,
-            c.layers as f64,
-        );
-        let patches = s * d * (c.channels * c.patch_size * c.patch_size) as f64;
-        // In the last block only the CLS token goes on after the keys and values.
-        let attention = 2.0 * s * s * d;
-        let token = 4.0 * d * d + 2.0 * d * m;
-        let whole_block = s * token + attention;
-        let last_block = 2.0 * s * d * d + 2.0 * d * d + 2.0 * d * m + 2.0 * s * d;
-        let body = (layers - 1.0) * whole_block + last_block;
-        let (input, weights) = match model.training() {
-            Training::Full => (body + attention * (layers - 1.0), body + patches),
-            // Nothing is computed below the first adapter; query and value projections take their input's gradient.
-            Training::Lora(_) => (body + attention * (layers - 1.0) - s * 3.0 * d * d, 0.0),
-            Training::Head => (0.0, 0.0),
-        };
-        let giga = 2e-9 * batch as f64;
-        Operations {
-            forward: giga * (patches + body),
-            backward: giga * (input + weights),
-        }
-    }
 }
 
 /// Largest resident set of this process so far.

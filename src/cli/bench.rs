@@ -34,7 +34,7 @@ pub struct BenchArguments {
 enum What {
     /// Read, decode, transform: by stage, and by number of threads
     Data(DataArguments),
-    /// Forward, backward, optimizer: times, operations, share of the machine's matrix product
+    /// Forward, backward, optimizer, whole and by kind of layer: times, operations, bytes, share of the machine's ceilings
     Step(StepArguments),
     /// The sum over ranks by size, in nccl-tests' columns; start it with mpirun
     Allreduce(AllReduceArguments),

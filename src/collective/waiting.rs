@@ -10,12 +10,11 @@ pub const PATIENCE: Duration = Duration::from_secs(2);
 /// Between looks at what the other ranks say.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Waiting for a moment only, then in longer and longer naps.
+/// Waiting for a moment only, then in naps.
 pub struct Waiting {
     begun: Instant,
     looked: Instant,
     limit: Duration,
-    naps: u32,
 }
 
 impl Waiting {
@@ -27,7 +26,6 @@ impl Waiting {
             begun: now,
             looked: now,
             limit: Duration::from_secs(limit.unwrap_or(1800)),
-            naps: 0,
         }
     }
 
@@ -48,15 +46,22 @@ impl Waiting {
         now - self.begun
     }
 
-    /// A sum of small gradients takes tens of microseconds: the first rounds only yield.
-    pub fn pause(&mut self) {
-        self.naps = self.naps.saturating_add(1);
-        match self.naps {
-            ..200 => std::thread::yield_now(),
-            200..1000 => std::thread::sleep(Duration::from_micros(20)),
-            _ => std::thread::sleep(Duration::from_micros(500)),
+    /// Leaves the core to others for a moment.
+    pub fn pause(&self) {
+        match nap(self.begun.elapsed()) {
+            Some(nap) => std::thread::sleep(nap),
+            None => std::thread::yield_now(),
         }
     }
+}
+
+/// How long to sleep after so long a wait. A nap delays the ranks that come meanwhile, for the whole job: it is a small part of
+/// what was waited in any case, and there is none while a sum of small gradients may be under way, which takes less than
+/// waking up does.
+fn nap(waited: Duration) -> Option<Duration> {
+    const WAKEFUL: Duration = Duration::from_millis(5);
+    const LONGEST: Duration = Duration::from_micros(500);
+    (waited >= WAKEFUL).then(|| (waited / 64).min(LONGEST))
 }
 
 /// The others did not come.
@@ -112,6 +117,13 @@ mod tests {
         );
         let message = broken("the sum", "remote error", " ", &[1], &hosts).to_string();
         assert!(message.contains("failed: remote error; lost: rank 1 (b)"), "{message}");
+    }
+
+    #[test]
+    fn naps_are_a_small_part_of_the_wait() {
+        assert_eq!(nap(Duration::from_millis(4)), None);
+        assert_eq!(nap(Duration::from_micros(6400)), Some(Duration::from_micros(100)));
+        assert_eq!(nap(Duration::from_secs(60)), Some(Duration::from_micros(500)));
     }
 
     #[test]

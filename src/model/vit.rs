@@ -18,6 +18,7 @@ use crate::nn::{Below, Block, Embeddings, LayerNorm, Linear};
 use crate::ops::cast::cast;
 use crate::ops::device::Placement;
 use crate::ops::dropout::DropoutNames;
+use crate::ops::meter::{Part, part};
 use crate::ops::storage::tensor;
 use crate::optim::Parameters;
 
@@ -129,6 +130,7 @@ impl Vit {
             x = y;
         }
         let (features_b1d, moments) = self.norm.forward(&x)?;
+        let _classifier = part(Part::Classifier);
         let logits = self.classifier.forward(&features_b1d)?.squeeze(1)?;
         self.kept = Some(Kept {
             patches_btk: (self.training == Training::Full).then_some(patches_btk),
@@ -151,6 +153,7 @@ impl Vit {
             return Err(Error::Tensor(candle_core::Error::Msg(what)));
         };
         let dlogits_b1c = dlogits_bc.unsqueeze(1)?;
+        let classifier = part(Part::Classifier);
         self.classifier.backward_weights(&kept.features_b1d, &dlogits_b1c)?;
         if self.training == Training::Head {
             return Ok(());
@@ -158,6 +161,7 @@ impl Vit {
         let names = kept.names.take();
         let names = names.as_ref().map(OwnedNames::names);
         let dfeatures = self.classifier.backward(&dlogits_b1c)?;
+        drop(classifier);
         let mut dx = kept.x_b1d.zeros_like()?;
         self.norm.backward_into(&dx, &dfeatures, &kept.x_b1d, &kept.moments)?;
         let lowest = self.lowest();

@@ -10,6 +10,7 @@ use super::{LayerNorm, Linear, SelfAttention};
 use crate::error::Result;
 use crate::ops::dropout::DropoutNames;
 use crate::ops::layer_norm::Moments;
+use crate::ops::meter::{Part, part};
 use crate::ops::{gelu, residual};
 
 /// Which tokens leave a block.
@@ -49,7 +50,8 @@ impl Block {
     /// x[b,s,d] → [b,s,d], or [b,1,d] if only CLS leaves the block.
     pub fn forward(&self, x_bsd: &Tensor, names: Option<&DropoutNames>) -> Result<(Tensor, BlockKept)> {
         let kept = self.activations(x_bsd, names)?;
-        let y = self.mlp.down.forward_onto(&kept.x_mid_bqd, &gelu::gelu(&kept.z_bqm)?)?;
+        let _mlp = part(Part::Mlp);
+        let y = self.mlp.down.forward_onto(&kept.x_mid_bqd, &activated(&kept.z_bqm)?)?;
         Ok((y, kept))
     }
 
@@ -58,10 +60,16 @@ impl Block {
         let queries = self.queries(x_bsd)?;
         let (h, moments_before) = self.norm_before.forward(x_bsd)?;
         let attention = self.attention.forward(&h, queries, names)?;
-        let residual = x_bsd.narrow(1, 0, queries)?;
-        let x_mid_bqd = self.attention.output.forward_onto(&residual, attention.o_bqd())?;
+        let x_mid_bqd = {
+            let _projection = part(Part::Projection);
+            let residual = x_bsd.narrow(1, 0, queries)?;
+            self.attention.output.forward_onto(&residual, attention.o_bqd())?
+        };
         let (h, moments_after) = self.norm_after.forward(&x_mid_bqd)?;
-        let z_bqm = self.mlp.up.forward(&h)?;
+        let z_bqm = {
+            let _mlp = part(Part::Mlp);
+            self.mlp.up.forward(&h)?
+        };
         Ok(BlockKept {
             x_bsd: x_bsd.clone(),
             moments_before,
@@ -81,9 +89,12 @@ impl Block {
         below: Below,
     ) -> Result<Option<Tensor>> {
         let dx_mid = self.backward_mlp(dy_bqd, &kept)?;
-        let output = &self.attention.output;
-        output.backward_weights(kept.attention.o_bqd(), &dx_mid)?;
-        let do_bqd = output.backward(&dx_mid)?;
+        let do_bqd = {
+            let _projection = part(Part::Projection);
+            let output = &self.attention.output;
+            output.backward_weights(kept.attention.o_bqd(), &dx_mid)?;
+            output.backward(&dx_mid)?
+        };
         let h = self.norm_before.again(&kept.x_bsd, &kept.moments_before)?;
         let Some(dh) = self.attention.backward(&do_bqd, &h, &kept.attention, names, below)? else {
             return Ok(None);
@@ -109,12 +120,16 @@ impl Block {
     }
 
     fn backward_mlp(&self, dy_bqd: Tensor, kept: &BlockKept) -> Result<Tensor> {
+        let _mlp = part(Part::Mlp);
         let Mlp { up, down } = &self.mlp;
         if down.is_trained() {
-            down.backward_weights(&gelu::gelu(&kept.z_bqm)?, &dy_bqd)?;
+            down.backward_weights(&activated(&kept.z_bqm)?, &dy_bqd)?;
         }
         let dz = down.backward(&dy_bqd)?;
-        gelu::gelu_backward(&dz, &kept.z_bqm)?;
+        {
+            let _gelu = part(Part::Gelu);
+            gelu::gelu_backward(&dz, &kept.z_bqm)?;
+        }
         if up.is_trained() {
             up.backward_weights(&self.norm_after.again(&kept.x_mid_bqd, &kept.moments_after)?, &dz)?;
         }
@@ -131,4 +146,9 @@ impl Block {
             Tokens::First => 1,
         })
     }
+}
+
+fn activated(z_bqm: &Tensor) -> Result<Tensor> {
+    let _gelu = part(Part::Gelu);
+    gelu::gelu(z_bqm)
 }

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::ops::batch_norm::{Beside, Passes, Then, normalized};
 use crate::ops::convolution::{self, Kernel};
 use crate::ops::maps::{Maps, MapsShape};
+use crate::ops::meter::{Part, UnderWay, part};
 use crate::ops::pool::{self, Places};
 
 #[derive(Clone)]
@@ -34,6 +35,7 @@ impl Convolution {
     }
 
     pub fn convolve(&self, x: &Maps) -> Result<Maps> {
+        let _convolution = self.under_way();
         convolution::convolution(x, &self.weight.value, self.kernel)
     }
 
@@ -54,6 +56,7 @@ impl Convolution {
         };
         let dz = self.norm.backward(g, &kept.z, &kept.norm, passes, together, margin)?;
         if let Some(gradient) = &self.weight.gradient {
+            let _convolution = self.under_way();
             convolution::convolution_backward_weights(gradient, &dz, x, self.kernel)?;
         }
         Ok(dz)
@@ -61,12 +64,19 @@ impl Convolution {
 
     /// From there to the gradient with respect to x.
     pub fn backward(&self, dz: &Maps, like: MapsShape) -> Result<Maps> {
+        let _convolution = self.under_way();
         convolution::convolution_backward(dz, &self.weight.value, self.kernel, like)
     }
 
     /// The same, added to `dx` in place.
     pub fn backward_into(&self, dx: &Maps, dz: &Maps) -> Result<()> {
+        let _convolution = self.under_way();
         convolution::convolution_backward_into(dx, dz, &self.weight.value, self.kernel)
+    }
+
+    fn under_way(&self) -> UnderWay {
+        let Kernel { side, stride } = self.kernel;
+        part(Part::Convolution { side, stride })
     }
 }
 
@@ -88,11 +98,15 @@ pub struct StemKept {
 impl Stem {
     /// Images with channels outermost [b,c,h,w] → maps.
     pub fn forward(&self, x_bchw: &Tensor, together: &Together) -> Result<(Maps, StemKept)> {
+        let _norm = part(Part::BatchNorm);
         let x = Maps::from_bchw(x_bchw, self.convolution.kernel.padding())?;
         let kept = self.convolution.forward(&x, together)?;
         let a = normalized(&kept.z, &kept.norm.affine, Beside::Nothing, Then::Rectified, 0)?;
         let pooled = a.shape();
-        let (y, places) = pool::max_pool(&a, self.margin)?;
+        let (y, places) = {
+            let _pooling = part(Part::Pooling);
+            pool::max_pool(&a, self.margin)?
+        };
         let kept = StemKept {
             x,
             convolution: kept,
@@ -118,7 +132,11 @@ impl Stem {
 
     /// Adds to the gradients of all weights. There is nothing below.
     pub fn backward(&self, dy: &Maps, kept: StemKept, together: &Together) -> Result<()> {
-        let da = pool::max_pool_backward(dy, &kept.places, kept.pooled)?;
+        let _norm = part(Part::BatchNorm);
+        let da = {
+            let _pooling = part(Part::Pooling);
+            pool::max_pool_backward(dy, &kept.places, kept.pooled)?
+        };
         let passes = Passes::Positive(&kept.convolution.norm.affine);
         let wanted = Wanted::WeightsAlone;
         self.convolution

@@ -4,6 +4,7 @@ use candle_core::Tensor;
 
 use super::{Linear, Weight};
 use crate::error::Result;
+use crate::ops::meter::{Part, part};
 use crate::ops::patches;
 
 #[derive(Clone)]
@@ -20,6 +21,7 @@ pub struct Embeddings {
 impl Embeddings {
     /// x[b,c,h,w] → tokens [b,s,d], and the patches for the backward pass.
     pub fn forward(&self, x_bchw: &Tensor) -> Result<(Tensor, Tensor)> {
+        let _embeddings = part(Part::Embeddings);
         let patches_btk = patches::patches(x_bchw, self.patch_size)?;
         let embedded = self.projection.forward(&patches_btk)?;
         let tokens = patches::tokens(&embedded, &self.cls.value, &self.position.value)?;
@@ -28,6 +30,7 @@ impl Embeddings {
 
     /// Adds to the gradients of projection, CLS and positions. There is nothing below.
     pub fn backward(&self, dx_bsd: &Tensor, patches_btk: &Tensor) -> Result<()> {
+        let _embeddings = part(Part::Embeddings);
         let (Some(cls), Some(position)) = (&self.cls.gradient, &self.position.gradient) else {
             return Ok(());
         };

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::ops::dropout::{Dropout, DropoutNames, add_dropped, dropout};
 use crate::ops::matmul::Factor::{Rows, Transposed};
 use crate::ops::matmul::{self, Write, product_into};
+use crate::ops::meter::{Part, part};
 use crate::ops::reduce;
 
 #[derive(Clone)]
@@ -23,6 +24,7 @@ pub struct LowRank {
 impl LowRank {
     /// Adds to y[b,s,o], which may be columns of a wider tensor; returns u = dropout(x)·Aᵀ [b,s,r] for the backward pass.
     pub fn forward_into(&self, y_bso: &Tensor, x_bsi: &Tensor, names: Option<&DropoutNames>) -> Result<Tensor> {
+        let _adapter = part(Part::Adapters);
         let u = match self.active(names) {
             Some(names) => matmul::linear(&dropout(x_bsi, self.dropout, names)?, &self.a.value, None)?,
             None => matmul::linear(x_bsi, &self.a.value, None)?,
@@ -42,6 +44,7 @@ impl LowRank {
         names: Option<&DropoutNames>,
         dx_bsi: Option<&Tensor>,
     ) -> Result<()> {
+        let _adapter = part(Part::Adapters);
         let names = self.active(names);
         if let Some(gradient) = &self.b.gradient {
             product_into(gradient, Write::Add, self.scale, Transposed(dy_bso), Rows(u_bsr))?;

@@ -8,6 +8,7 @@ use super::convolution::{Convolution, ConvolutionKept};
 use crate::error::Result;
 use crate::ops::batch_norm::{Beside, Passes, Then, normalized, rectify_backward};
 use crate::ops::maps::Maps;
+use crate::ops::meter::{Part, part};
 
 /// Which gradients a backward pass shall find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,7 @@ pub struct ResidualKept {
 
 impl ResidualLayer {
     pub fn forward(&self, x: &Maps, together: &Together) -> Result<(Maps, ResidualKept)> {
+        let _norms = part(Part::BatchNorm);
         let mut main: Vec<(Maps, ConvolutionKept)> = Vec::with_capacity(self.main.len());
         for convolution in &self.main {
             let input = match main.last() {
@@ -89,6 +91,7 @@ impl ResidualLayer {
 
     /// From dy, which has no margin and is used up, to dx; adds to the gradients of all weights.
     pub fn backward(&self, dy: Maps, mut kept: ResidualKept, together: &Together) -> Result<Maps> {
+        let _norms = part(Part::BatchNorm);
         rectify_backward(&dy, &kept.y)?;
         let x = kept.main[0].0.clone();
         let dx = match (&self.shortcut, kept.shortcut.take()) {

@@ -6,6 +6,7 @@ use super::{Linear, LowRank};
 use crate::error::Result;
 use crate::ops::attention::{self, Attention, AttentionGradient, AttentionOutput, Wanted};
 use crate::ops::dropout::DropoutNames;
+use crate::ops::meter::{Part, part};
 
 /// One of the projections that adapters may sit on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,16 +43,9 @@ pub struct AttentionKept {
 impl SelfAttention {
     /// h[b,s,d] → the heads' output before the last projection [b,q,d]; q = `queries` first tokens of each image.
     pub fn forward(&self, h_bsd: &Tensor, queries: usize, names: Option<&DropoutNames>) -> Result<AttentionKept> {
-        let (_, s, d) = h_bsd.dims3()?;
+        let _attention = part(Part::Attention);
         let asking = h_bsd.narrow(1, 0, queries)?;
-        let (q_bqd, k_bsd, v_bsd) = if queries == s {
-            let qkv = self.qkv.forward(h_bsd)?;
-            (qkv.narrow(2, 0, d)?, qkv.narrow(2, d, d)?, qkv.narrow(2, 2 * d, d)?)
-        } else {
-            let kv = self.qkv.outputs(d, 2 * d)?.forward(h_bsd)?;
-            let q = self.qkv.outputs(0, d)?.forward(&asking)?;
-            (q, kv.narrow(2, 0, d)?, kv.narrow(2, d, d)?)
-        };
+        let [q_bqd, k_bsd, v_bsd] = self.projected(h_bsd, &asking)?;
         let mut u = Vec::with_capacity(self.adapters.len());
         for (projection, adapter) in &self.adapters {
             let (y, x) = match projection {
@@ -91,6 +85,7 @@ impl SelfAttention {
             v_bsd: &kept.v_bsd,
             heads: self.heads,
         };
+        let _attention = part(Part::Attention);
         let gradient = attention::attention_backward(&operands, &kept.output, do_bqd, self.wanted(below))?;
         let asking = h_bsd.narrow(1, 0, kept.q_bqd.dims()[1])?;
         self.backward_weights(&gradient, h_bsd, &asking)?;
@@ -116,6 +111,19 @@ impl SelfAttention {
         Ok(dh)
     }
 
+    /// Query, key and value before adapters, as views of wider tensors.
+    fn projected(&self, h_bsd: &Tensor, asking_bqd: &Tensor) -> Result<[Tensor; 3]> {
+        let _product = part(Part::QkvProduct);
+        let (_, s, d) = h_bsd.dims3()?;
+        if asking_bqd.dims()[1] == s {
+            let qkv = self.qkv.forward(h_bsd)?;
+            return Ok([qkv.narrow(2, 0, d)?, qkv.narrow(2, d, d)?, qkv.narrow(2, 2 * d, d)?]);
+        }
+        let kv = self.qkv.outputs(d, 2 * d)?.forward(h_bsd)?;
+        let q = self.qkv.outputs(0, d)?.forward(asking_bqd)?;
+        Ok([q, kv.narrow(2, 0, d)?, kv.narrow(2, d, d)?])
+    }
+
     /// dK is only of use to what lies below, to trained weights, or to an adapter on the keys.
     fn wanted(&self, below: Below) -> Wanted {
         let on_keys = self
@@ -132,6 +140,7 @@ impl SelfAttention {
         if !self.qkv.is_trained() {
             return Ok(());
         }
+        let _product = part(Part::QkvProduct);
         let d = h_bsd.dims()[2];
         match gradient {
             AttentionGradient::Together { dqkv_bsd } => self.qkv.backward_weights(h_bsd, dqkv_bsd),
@@ -144,6 +153,7 @@ impl SelfAttention {
     }
 
     fn backward_input(&self, gradient: &AttentionGradient) -> Result<Tensor> {
+        let _product = part(Part::QkvProduct);
         match gradient {
             AttentionGradient::Together { dqkv_bsd } => self.qkv.backward(dqkv_bsd),
             AttentionGradient::Apart { dq_bqd, dkv_bsd } => {

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::gemm::{MatMut, MatRef, Product, Threads};
 use super::lanes;
+use super::meter;
 use super::simd::vectorized;
 use super::storage::{Shared, refused, spanned, tensor, unwritten, values};
 use crate::error::Result;
@@ -38,6 +39,7 @@ pub struct AttentionOutput {
 /// softmax(q·kᵀ/√e)·v.
 pub fn attention(operands: &Attention) -> Result<AttentionOutput> {
     let sizes = operands.sizes()?;
+    meter::operations(2 * sizes.operations());
     #[cfg(feature = "cuda")]
     if operands.q_bqd.device().is_cuda() {
         return super::cuda::attention::forward(operands, sizes.shape());
@@ -95,6 +97,12 @@ pub fn attention_backward(
     wanted: Wanted,
 ) -> Result<AttentionGradient> {
     let sizes = operands.sizes()?;
+    // dV, dP, dQ and dK; the scores once more are this implementation's own doing.
+    let products = match wanted {
+        Wanted::QueryKeyValue => 4,
+        Wanted::QueryValue => 3,
+    };
+    meter::operations(products * sizes.operations());
     #[cfg(feature = "cuda")]
     if operands.q_bqd.device().is_cuda() {
         return super::cuda::attention::backward(operands, sizes.shape(), output, do_bqd, wanted);
@@ -172,6 +180,11 @@ impl Sizes {
 
     fn scale(&self) -> f32 {
         1.0 / (self.e as f32).sqrt()
+    }
+
+    /// Of one product of all heads: scores, or what is made of them.
+    fn operations(&self) -> usize {
+        2 * self.b * self.h * self.sq * self.s * self.e
     }
 }
 

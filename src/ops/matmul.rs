@@ -3,11 +3,12 @@
 //! Operands may be strided (transposed, columns of a wider matrix, one token of each image); nothing is copied to make
 //! them contiguous. Leading dimensions are rows. The arithmetic is the `gemm` crate's.
 
-use candle_core::{Shape, Tensor};
+use candle_core::{Device, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::gemm::{MatMut, MatRef, Product};
-use super::storage::{Values, refused, spanned, tensor, unwritten, update};
+use super::meter;
+use super::storage::{Values, overwrite, refused, spanned, tensor, unwritten, update};
 use crate::error::Result;
 
 /// What becomes of the old values of a destination.
@@ -78,7 +79,11 @@ pub fn product_into(c_mn: &Tensor, write: Write, alpha: f32, a_mk: Factor, b_kn:
             c.rows, c.columns, a.form.rows, a.form.columns, b.form.rows, b.form.columns
         )));
     }
-    update(c_mn, |destination| multiply(destination, c, write, alpha, &a, &b))
+    meter::operations(2 * c.rows * c.columns * a.form.columns);
+    match write {
+        Write::Add => update(c_mn, |destination| multiply(destination, c, write, alpha, &a, &b)),
+        Write::Replace => overwrite(c_mn, |destination| multiply(destination, c, write, alpha, &a, &b)),
+    }
 }
 
 /// Rows, columns and their strides in elements.
@@ -164,7 +169,8 @@ fn multiply(destination: &mut [f32], c: Form, write: Write, alpha: f32, a: &Matr
 
 fn empty(like_n: &Tensor, columns: usize) -> Result<Tensor> {
     let shape = shape_with(like_n, columns);
-    tensor(unwritten(shape.elem_count()), shape)
+    // Counted as written by the product.
+    Ok(Tensor::from_vec(unwritten(shape.elem_count()), shape, &Device::Cpu)?)
 }
 
 /// `bias_o` once per row of `like_n`.

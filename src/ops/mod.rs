@@ -8,6 +8,7 @@ pub mod adamw;
 pub mod attention;
 pub mod batch_norm;
 pub mod cast;
+pub mod ceilings;
 pub mod convolution;
 pub mod cross_entropy;
 #[cfg(feature = "cuda")]
@@ -21,6 +22,7 @@ pub mod launch;
 pub mod layer_norm;
 pub mod maps;
 pub mod matmul;
+pub mod meter;
 pub mod parts;
 pub mod patches;
 pub mod pool;

@@ -6,6 +6,7 @@ use std::ops::{Deref, Range};
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage, StorageRef, Tensor};
 
+use super::meter;
 use crate::error::{Error, Result};
 
 /// The values under a tensor, held for reading as long as this lives.
@@ -48,6 +49,7 @@ pub fn values(tensor: &Tensor) -> Result<Values<'_>> {
 
 /// The stretch of storage from the first to the last value of an f32 tensor; its strides say what is whose.
 pub fn spanned(tensor: &Tensor) -> Result<Values<'_>> {
+    meter::bytes(size_of::<f32>() * tensor.elem_count());
     let (storage, layout) = tensor.storage_and_layout();
     let range = span(layout);
     match &*storage {
@@ -67,6 +69,17 @@ pub fn spanned(tensor: &Tensor) -> Result<Values<'_>> {
 /// All views of the same storage see the change. Nobody may hold [`Values`] of the same storage. The values of a GPU are
 /// brought here and back: for loading and the like, not for a step.
 pub fn update<R>(tensor: &Tensor, write: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
+    meter::bytes(2 * size_of::<f32>() * tensor.elem_count());
+    change(tensor, write)
+}
+
+/// The same where `write` reads no old value.
+pub(super) fn overwrite<R>(tensor: &Tensor, write: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
+    meter::bytes(size_of::<f32>() * tensor.elem_count());
+    change(tensor, write)
+}
+
+fn change<R>(tensor: &Tensor, write: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
     #[cfg(feature = "cuda")]
     if tensor.device().is_cuda() {
         use super::cuda::memory;
@@ -98,6 +111,7 @@ pub(crate) fn unwritten(n: usize) -> Vec<f32> {
 
 /// A CPU tensor that takes over `values`.
 pub fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
+    meter::bytes(size_of::<f32>() * values.len());
     Ok(Tensor::from_vec(values, shape.into(), &Device::Cpu)?)
 }
 

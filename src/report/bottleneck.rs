@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Stage, Stages, duration};
+use crate::ops::ceilings::Ceilings;
 
 /// What the threads that make images ready did meanwhile.
 #[derive(Clone, Copy, Debug, Default)]
@@ -14,6 +15,14 @@ pub struct Supply {
     pub threads: usize,
 }
 
+impl Supply {
+    /// Images per second of all threads when none of them waits; None if there was nothing to do.
+    pub fn rate(&self) -> Option<f64> {
+        let busy = (self.decode + self.resample).as_secs_f64();
+        (busy > 0.0).then(|| (self.images * self.threads as u64) as f64 / busy)
+    }
+}
+
 /// Shares of the time booked on all stages from which a stage counts as what held the run up.
 const NOTICEABLE_WAIT: f64 = 0.10;
 const LARGE: f64 = 0.35;
@@ -22,7 +31,7 @@ const WORTH_A_WORD: Duration = Duration::from_secs(5);
 
 /// One sentence on the largest cost that could be avoided. Training itself is what a run is for: it is named where nothing
 /// else took much.
-pub fn bottleneck(stages: &Stages, supply: &Supply, world: usize) -> String {
+pub fn bottleneck(stages: &Stages, supply: &Supply, world: usize, ceilings: Option<&Ceilings>) -> String {
     let seconds = |stage| stages.spent(stage).as_secs_f64();
     let all: f64 = Stage::ALL.iter().map(|&stage| seconds(stage)).sum();
     if all <= 0.0 {
@@ -62,14 +71,29 @@ pub fn bottleneck(stages: &Stages, supply: &Supply, world: usize) -> String {
         );
     }
     format!(
-        "Bottleneck: computing, {:.0} % of the time (forward {:.0}, backward {:.0}, optimizer {:.0}); images could come at {}, \
+        "Bottleneck: computing, {:.0} % of the time (forward {:.0}, backward {:.0}, optimizer {:.0}){}; images could come at {}, \
          so more or faster cores or GPUs make the run faster.",
         percent(Stage::Forward) + percent(Stage::Backward) + percent(Stage::Optimizer),
         percent(Stage::Forward),
         percent(Stage::Backward),
         percent(Stage::Optimizer),
+        ceilings.map(|ceilings| attained(stages, ceilings)).unwrap_or_default(),
         rate(supply),
     )
+}
+
+/// How close training comes to the ceilings.
+fn attained(stages: &Stages, ceilings: &Ceilings) -> String {
+    let computing = [Stage::Forward, Stage::Backward, Stage::Optimizer];
+    let seconds: f64 = computing.map(|stage| stages.spent(stage).as_secs_f64()).iter().sum();
+    let least: f64 = computing.map(|stage| ceilings.least(&stages.work(stage))).iter().sum();
+    match least > 0.0 {
+        true => format!(
+            ", at {:.0} % of what this machine's matrix product and memory allow",
+            100.0 * least / seconds
+        ),
+        false => String::new(),
+    }
 }
 
 fn threads(count: usize) -> String {
@@ -79,12 +103,10 @@ fn threads(count: usize) -> String {
     }
 }
 
-/// Images per second of all threads when none of them waits.
 fn rate(supply: &Supply) -> String {
-    let busy = (supply.decode + supply.resample).as_secs_f64();
-    match busy > 0.0 {
-        true => format!("{:.0} images/s", (supply.images * supply.threads as u64) as f64 / busy),
-        false => "any speed".to_owned(),
+    match supply.rate() {
+        Some(rate) => format!("{rate:.0} images/s"),
+        None => "any speed".to_owned(),
     }
 }
 
@@ -103,7 +125,7 @@ mod tests {
             resample: Duration::from_secs(1),
             threads: 2,
         };
-        bottleneck(&stages, &supply, world)
+        bottleneck(&stages, &supply, world, None)
     }
 
     #[test]

@@ -19,5 +19,5 @@ pub use model_card::ModelCard;
 pub use predictions::{FILE_NAME as PREDICTIONS_FILE, predictions_csv};
 pub use progress::{Now, Progress};
 pub use results::Results;
-pub use stages::{Stage, Stages};
+pub use stages::{Begun, Stage, Stages};
 pub use table::{duration, epochs_table, stages_table};

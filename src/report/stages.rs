@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::ops::meter::{self, Work};
+
 /// What a rank is busy with, or waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -15,11 +17,19 @@ pub enum Stage {
     Checkpoint,
 }
 
-/// Time by stage since [`Stages::begin`].
+/// Time by stage since [`Stages::begin`], and what the calling thread's ops did in it.
 #[derive(Clone, Debug)]
 pub struct Stages {
     begun: Instant,
+    ended: Option<Instant>,
     spent: [Duration; Stage::ALL.len()],
+    work: [Work; Stage::ALL.len()],
+}
+
+/// The beginning of something that is booked when it is over.
+pub struct Begun {
+    at: Instant,
+    total: Work,
 }
 
 impl Stage {
@@ -50,16 +60,29 @@ impl Stages {
     pub fn begin() -> Stages {
         Stages {
             begun: Instant::now(),
+            ended: None,
             spent: Default::default(),
+            work: Default::default(),
         }
+    }
+
+    /// The run is over: what comes now is not part of it.
+    pub fn end(&mut self) {
+        self.ended = Some(Instant::now());
     }
 
     /// Does `work` and books its time on `stage`.
     pub fn time<R>(&mut self, stage: Stage, work: impl FnOnce() -> R) -> R {
-        let begun = Instant::now();
+        let begun = Begun::now();
         let result = work();
-        self.add(stage, begun.elapsed());
+        self.book(stage, begun);
         result
+    }
+
+    /// Books what was done since then.
+    pub fn book(&mut self, stage: Stage, begun: Begun) {
+        self.add(stage, begun.at.elapsed());
+        self.work[stage as usize] += meter::total() - begun.total;
     }
 
     pub fn add(&mut self, stage: Stage, time: Duration) {
@@ -70,8 +93,22 @@ impl Stages {
         self.spent[stage as usize]
     }
 
+    /// Operations and bytes of the stage on this rank; the time that is booked elsewhere is not in it.
+    pub fn work(&self, stage: Stage) -> Work {
+        self.work[stage as usize]
+    }
+
     pub fn elapsed(&self) -> Duration {
-        self.begun.elapsed()
+        self.ended.unwrap_or_else(Instant::now) - self.begun
+    }
+}
+
+impl Begun {
+    pub fn now() -> Begun {
+        Begun {
+            at: Instant::now(),
+            total: meter::total(),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::{Stage, Stages, Supply, TrainerState};
+use crate::ops::ceilings::Ceilings;
 
 /// One line an evaluation, in Markdown: epoch, the last logged training loss, validation loss and accuracy.
 pub fn epochs_table(state: &TrainerState) -> String {
@@ -30,29 +31,50 @@ pub fn epochs_table(state: &TrainerState) -> String {
     table
 }
 
-/// One line a stage: seconds and share of the whole; then what the decoding threads did meanwhile, and how busy they were.
-pub fn stages_table(stages: &Stages, supply: &Supply) -> String {
-    let whole = stages.elapsed();
+/// One line a stage: seconds, share of the whole, and the seconds that the ceilings allow; then what the decoding threads did
+/// meanwhile, how busy they were, and how many images they could make ready.
+pub fn stages_table(stages: &Stages, supply: &Supply, ceilings: Option<&Ceilings>) -> String {
+    let whole = stages.elapsed().as_secs_f64().max(1e-9);
     let booked: Duration = Stage::ALL.iter().map(|&stage| stages.spent(stage)).sum();
-    let mut table = String::new();
-    let rest = ("everything else", whole.saturating_sub(booked));
-    for (name, spent) in Stage::ALL
-        .iter()
-        .map(|&stage| (stage.name(), stages.spent(stage)))
-        .chain([rest])
-    {
-        let share = 100.0 * spent.as_secs_f64() / whole.as_secs_f64().max(1e-9);
-        let _ = writeln!(table, "  {name:<16} {:>9.2} s {share:>5.1} %", spent.as_secs_f64());
+    let mut table = format!("  {:<16} {:>9}   {:>5}", "stage", "s", "%");
+    if ceilings.is_some() {
+        let _ = write!(table, " {:>17} {:>7}", "s at the ceiling", "% of it");
     }
-    let _ = writeln!(table, "  {:<16} {:>9.2} s", "in all", whole.as_secs_f64());
-    let threads = whole.as_secs_f64().max(1e-9) * supply.threads.max(1) as f64;
-    for (name, spent) in [("decode", supply.decode), ("crop, normalize", supply.resample)] {
-        let seconds = spent.as_secs_f64();
-        let share = 100.0 * seconds / threads;
+    table.push('\n');
+    let line = |name: &str, seconds: f64| format!("  {name:<16} {seconds:>9.2}   {:>5.1}", 100.0 * seconds / whole);
+    for stage in Stage::ALL {
+        let seconds = stages.spent(stage).as_secs_f64();
+        table += &line(stage.name(), seconds);
+        let least = ceilings.map_or(0.0, |ceilings| ceilings.least(&stages.work(stage)));
+        if least > 0.0 && seconds > 0.0 {
+            let _ = write!(table, " {least:>17.2} {:>7.0}", 100.0 * least / seconds);
+        }
+        table.push('\n');
+    }
+    let _ = writeln!(table, "{}", line("everything else", whole - booked.as_secs_f64()));
+    let _ = writeln!(table, "  {:<16} {whole:>9.2}", "in all");
+    if let Some(c) = ceilings {
         let _ = writeln!(
             table,
-            "  {name:<16} {seconds:>9.2} s {share:>5.1} % of {} decoding thread(s)",
+            "  ceilings: {:.0} GFLOP/s in a matrix product, {:.1} GB/s in a copy, measured after the run",
+            c.gflops, c.gbytes
+        );
+    }
+    let threads = whole * supply.threads.max(1) as f64;
+    for (name, spent) in [("decode", supply.decode), ("crop, normalize", supply.resample)] {
+        let seconds = spent.as_secs_f64();
+        let _ = writeln!(
+            table,
+            "  {name:<16} {seconds:>9.2}   {:>5.1} % of {} decoding thread(s)",
+            100.0 * seconds / threads,
             supply.threads
+        );
+    }
+    if let Some(rate) = supply.rate() {
+        let _ = writeln!(
+            table,
+            "  {} images were made ready, which these threads can do at {rate:.0} images/s",
+            supply.images
         );
     }
     table
@@ -119,6 +141,37 @@ mod tests {
         let lines: Vec<&str> = table.lines().skip(2).collect();
         assert_eq!(lines[0], "|   0.5 | not logged |    0.5000 |   0.2500 |");
         assert_eq!(lines[1], "|     1 |     2.5000 |    0.5000 |   0.5000 | best");
+    }
+
+    #[test]
+    fn stages_are_held_against_the_ceilings() {
+        let mut stages = Stages::begin();
+        stages.add(Stage::Backward, Duration::from_secs(4));
+        stages.time(Stage::Forward, || {
+            // 2 · 64³ operations at 1e6 a second.
+            let x = crate::ops::storage::tensor(vec![1.0; 64 * 64], (64, 64)).unwrap();
+            crate::ops::matmul::product(&x, &x).unwrap()
+        });
+        let supply = Supply {
+            images: 100,
+            decode: Duration::from_secs(3),
+            resample: Duration::from_secs(1),
+            threads: 2,
+        };
+        let ceilings = Ceilings {
+            gflops: 1e-3,
+            gbytes: 10.0,
+        };
+        let table = stages_table(&stages, &supply, Some(&ceilings));
+        let line = |name: &str| table.lines().find(|line| line.trim().starts_with(name)).unwrap();
+        let forward: Vec<&str> = line("forward").split_whitespace().collect();
+        assert_eq!((forward[3], forward.len()), ("0.52", 5), "{table}");
+        assert_eq!(line("backward").split_whitespace().count(), 3, "{table}");
+        assert!(
+            table.contains("100 images were made ready, which these threads can do at 50 images/s"),
+            "{table}"
+        );
+        assert!(!stages_table(&stages, &supply, None).contains("ceiling"));
     }
 
     #[test]

@@ -1,15 +1,19 @@
 //! The end of a run: the final model, its figures, and the files and tables that tell of them.
 
+use std::time::Duration;
+
 use super::checkpoint;
 use super::kept;
 use super::trainer::Trainer;
 use super::whole;
 use crate::collective::share;
 use crate::error::Result;
+use crate::ops::ceilings::Ceilings;
 use crate::ops::storage;
 use crate::report::{
-    CLASSES_FILE, Confusion, EvaluationEntry, LogEntry, ModelCard, Outcome, PREDICTIONS_FILE, Results, Stage, Supply,
-    TotalsEntry, TrainerState, bottleneck, classes_json, classes_table, epochs_table, predictions_csv, stages_table,
+    Begun, CLASSES_FILE, Confusion, EvaluationEntry, LogEntry, ModelCard, Outcome, PREDICTIONS_FILE, Results, Stage,
+    Supply, TotalsEntry, TrainerState, bottleneck, classes_json, classes_table, epochs_table, predictions_csv,
+    stages_table,
 };
 
 /// What is left of a run that was completed.
@@ -36,9 +40,10 @@ impl Trainer<'_> {
         };
         self.progress.finish();
         if self.collective.rank() == 0 {
-            let begun = std::time::Instant::now();
+            let begun = Begun::now();
             self.write_results(&results, &outcomes)?;
-            self.stages.add(Stage::Checkpoint, begun.elapsed());
+            self.stages.book(Stage::Checkpoint, begun);
+            self.stages.end();
             self.print_tables(&results, &outcomes, final_step);
         }
         Ok(Summary {
@@ -111,6 +116,16 @@ impl Trainer<'_> {
         }))
     }
 
+    /// What this machine could do at best. Measuring takes some tenths of a second, which is little after a long run only.
+    fn ceilings(&self) -> Option<Ceilings> {
+        const LONG: Duration = Duration::from_secs(20);
+        let computed: Duration = [Stage::Forward, Stage::Backward, Stage::Evaluation]
+            .map(|stage| self.stages.spent(stage))
+            .iter()
+            .sum();
+        (self.run.device.is_cpu() && computed >= LONG).then(|| Ceilings::measure(2))
+    }
+
     fn write_results(&self, results: &Results, outcomes: &[Outcome]) -> Result<()> {
         let recipe = &self.run.recipe;
         let card = ModelCard {
@@ -181,11 +196,13 @@ impl Trainer<'_> {
             resample: busy.resample,
             threads: self.run.loader_threads,
         };
+        let ceilings = self.ceilings();
         println!(
             "time of rank 0 since its start:\n{}",
-            stages_table(&self.stages, &supply)
+            stages_table(&self.stages, &supply, ceilings.as_ref())
         );
-        println!("{}\n", bottleneck(&self.stages, &supply, self.collective.world()));
+        let world = self.collective.world();
+        println!("{}\n", bottleneck(&self.stages, &supply, world, ceilings.as_ref()));
         if self.bad_images.count() > 0 {
             println!(
                 "{} image(s) could not be read and were left out; they are named above",

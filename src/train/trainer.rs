@@ -25,7 +25,7 @@ use crate::ops::cast::sent;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce;
 use crate::optim::{AdamW, GradScaler, Gradients, LearningRate};
-use crate::report::{EvaluationEntry, LogEntry, LossEntry, Now, Outcome, Progress, Stage, Stages, TrainerState};
+use crate::report::{Begun, EvaluationEntry, LogEntry, LossEntry, Now, Outcome, Progress, Stage, Stages, TrainerState};
 
 /// A run between two optimizer steps.
 pub struct Trainer<'a> {
@@ -151,7 +151,7 @@ impl<'a> Trainer<'a> {
                 .tell(self.collective, "training", &self.loader.bad_images())?;
         }
         if done.images > 0 {
-            let begun = Instant::now();
+            let begun = Begun::now();
             if done.images < planned {
                 reduce::scale(&parameters.gradients, (planned as f64 / images) as f32)?;
             }
@@ -165,7 +165,7 @@ impl<'a> Trainer<'a> {
                 self.norm = norm;
             }
             self.model.parameters().zero_gradients()?;
-            self.stages.add(Stage::Optimizer, begun.elapsed());
+            self.stages.book(Stage::Optimizer, begun);
             done.result = Some((loss / images, self.norm));
         }
         Ok(done)

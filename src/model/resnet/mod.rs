@@ -22,6 +22,7 @@ use crate::error::{Error, IoContext, Result};
 use crate::nn::{Linear, ResidualKept, ResidualLayer, Stem, StemKept, Together};
 use crate::ops::device::Placement;
 use crate::ops::maps::{Maps, MapsShape};
+use crate::ops::meter::{Part, part};
 use crate::ops::pool;
 use crate::ops::storage::tensor;
 use crate::optim::Parameters;
@@ -139,6 +140,7 @@ impl ResNet {
             }
             _ => (self.body(pixels_bchw)?, None),
         };
+        let _classifier = part(Part::Classifier);
         let features_bc = pool::mean_pool(&x)?;
         let logits = self.classifier.forward(&features_bc)?;
         self.kept = Some(Kept {
@@ -158,11 +160,13 @@ impl ResNet {
             let what = "backward without a forward before it".to_owned();
             return Err(Error::Tensor(candle_core::Error::Msg(what)));
         };
+        let classifier = part(Part::Classifier);
         self.classifier.backward_weights(&kept.features_bc, dlogits_bc)?;
         let Some((stem, mut layers)) = kept.body else {
             return Ok(());
         };
         let mut dx = pool::mean_pool_backward(&self.classifier.backward(dlogits_bc)?, kept.last)?;
+        drop(classifier);
         for layer in self.layers.iter().rev() {
             let kept = layers.pop().expect("one for every layer");
             dx = layer.backward(dx, kept, &self.together)?;

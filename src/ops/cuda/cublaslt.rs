@@ -13,6 +13,7 @@ use candle_core::cuda_backend::cudarc::cublaslt::{result, sys};
 use super::gpu::Gpu;
 use super::{Output, failed};
 use crate::error::Result;
+use crate::ops::meter;
 
 /// What a heuristic may ask for; NVIDIA advises 32 MiB on Hopper.
 const WORKSPACE_BYTES: usize = 32 << 20;
@@ -80,6 +81,7 @@ pub unsafe fn multiply(gpu: &Gpu, product: &Product) -> Result<()> {
     if product.d.rows == 0 || product.d.columns == 0 {
         return Ok(());
     }
+    meter::operations(2 * product.d.rows * product.d.columns * product.a.columns);
     let mut blas = gpu.blas.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let blas = match &mut *blas {
         Some(blas) => blas,

@@ -12,6 +12,7 @@ use super::pack::Lanes;
 use super::plan::{part, pieces};
 use super::raster::{Extent, Raster};
 use super::scratch;
+use crate::ops::meter;
 use crate::ops::storage::Shared;
 
 /// c[row, tap·columns + column] += Σ over pixels of g[pixel, row] · x[pixel + tap, column].
@@ -41,6 +42,7 @@ const TASKS_PER_THREAD: usize = 4;
 impl Correlation<'_> {
     /// Adds to c [rows, taps·columns]. Panics if anything lies outside of the slices.
     pub fn add_to(&self, c: &mut [f32]) {
+        meter::operations(2 * self.extent.all_pixels() * c.len());
         self.add_with(c, best());
     }
 

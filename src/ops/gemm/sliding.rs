@@ -12,6 +12,7 @@ use super::kernel::{Ahead, Kernel, PANEL, Start, Tile, best};
 use super::packed::PackedB;
 use super::plan::{part, pieces};
 use super::raster::{Extent, Raster};
+use crate::ops::meter;
 use crate::ops::storage::Shared;
 
 /// What one window sees: `lines` stretches of `steps` adjacent floats, `line_stride` floats apart.
@@ -54,6 +55,8 @@ const TASKS_PER_THREAD: usize = 4;
 impl Sliding<'_> {
     /// Panics if anything lies outside of the slices.
     pub fn write(&self, y: &mut [f32], old: Old) {
+        let (k, n) = self.b.shape();
+        meter::operations(2 * self.extent.all_pixels() * k * n);
         self.write_with(y, old, best());
     }
 
