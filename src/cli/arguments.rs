@@ -9,7 +9,7 @@ use super::typed::{boolean, max_steps, warmup_steps};
 use crate::error::{Error, Result};
 use crate::recipe::{
     AdapterFormat, DeviceChoice, EvalTransform, ImageCache, Interval, Layer, Method, OnBadImage, Precision, Recipe,
-    Schedule, TransformKind, named, resolve,
+    Reporter, Schedule, TransformKind, named, resolve,
 };
 
 /// What `dtrain train` takes.
@@ -220,6 +220,9 @@ pub struct Values {
     /// Write what the final model says of every validation sample: eval_predictions.csv
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean, help_heading = "Results")]
     save_predictions: Option<bool>,
+    /// Write the logged figures for TensorBoard, too: runs/ of the output directory
+    #[arg(long, value_name = "WHERE", value_delimiter = ',', num_args = 1.., help_heading = "Results")]
+    report_to: Option<Vec<Reporter>>,
 
     /// Where downloads are kept [default: as Python's, HF_HOME/hub]
     #[arg(long, value_name = "DIR", help_heading = "Hub")]

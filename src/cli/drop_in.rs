@@ -309,7 +309,15 @@ mod tests {
         ];
         assert_eq!(
             translated(&typed).unwrap(),
-            implied(&["--do_eval", "--max_steps", "-1", "--do_train=false"])
+            implied(&[
+                "--do_eval",
+                "--report_to",
+                "none",
+                "all",
+                "--max_steps",
+                "-1",
+                "--do_train=false"
+            ])
         );
         assert_eq!(
             translated(&["--do_eval", "--use_cpu"]).unwrap(),
@@ -324,7 +332,10 @@ mod tests {
     #[test]
     fn what_is_not_supported_says_why() {
         for (typed, part) in [
-            (&["--report_to", "none", "wandb"][..], "--report_to none wandb"),
+            (
+                &["--include_num_input_tokens_seen", "no", "all"][..],
+                "--include_num_input_tokens_seen no all",
+            ),
             (&["--torch-compile"], "no PyTorch"),
             (&["--activation_checkpointing", "True"], "gradient_checkpointing"),
             (&["--deepspeed=ds.json"], "DeepSpeed"),
@@ -352,7 +363,13 @@ mod tests {
         let path = path.to_str().unwrap();
         assert_eq!(
             translated(&[path]).unwrap(),
-            implied(&["--do_train=true", "--learning_rate=0.00002", "--train_dir=a b"])
+            implied(&[
+                "--do_train=true",
+                "--learning_rate=0.00002",
+                "--report_to",
+                "none",
+                "--train_dir=a b"
+            ])
         );
         std::fs::write(path, "[1]").unwrap();
         assert!(translated(&[path]).unwrap_err().to_string().contains("no JSON object"));

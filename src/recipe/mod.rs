@@ -138,6 +138,8 @@ pub struct Recipe {
     pub early_stopping_threshold: f64,
     /// Write what the final model says of every validation sample.
     pub save_predictions: bool,
+    /// Who is told the logged figures besides `trainer_state.json`.
+    pub report_to: Vec<Reporter>,
     pub output_dir: PathBuf,
     /// `true`: the last checkpoint of `output_dir`; a path: that one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -178,6 +180,11 @@ pub struct Recipe {
 }
 
 impl Recipe {
+    /// Are event files written?
+    pub fn reports_to_tensorboard(&self) -> bool {
+        self.report_to.iter().any(|to| *to != Reporter::None)
+    }
+
     /// The recipe as a TOML file that gives it back.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a recipe is plain values")
@@ -284,6 +291,17 @@ pub enum Interval {
     No,
     Steps,
     Epoch,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
+pub enum Reporter {
+    None,
+    /// Event files in `runs/` of the output directory.
+    Tensorboard,
+    /// Whatever there is: TensorBoard.
+    All,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

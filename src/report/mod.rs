@@ -10,6 +10,7 @@ mod progress;
 mod results;
 mod stages;
 mod table;
+mod tensorboard;
 
 pub use bottleneck::{Supply, bottleneck};
 pub use class_report::{FILE_NAME as CLASSES_FILE, classes_json, classes_table};
@@ -21,3 +22,4 @@ pub use progress::{Now, Progress};
 pub use results::Results;
 pub use stages::{Begun, Stage, Stages};
 pub use table::{duration, epochs_table, stages_table};
+pub use tensorboard::EventFile;

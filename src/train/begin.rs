@@ -13,14 +13,14 @@ use super::picture_memory::PictureMemory;
 use super::stop::StopRequests;
 use super::trainer::Trainer;
 use super::{Run, output, resume};
-use crate::collective::{Collective, same_everywhere};
+use crate::collective::{Collective, host, same_everywhere};
 use crate::data::{Dataset, Loader, LoaderConfig, Order, Plan, Transform};
 use crate::error::Result;
 use crate::model::Model;
 use crate::ops::storage;
 use crate::optim::{AdamW, AdamWConfig, GradScaler, LearningRate};
 use crate::recipe::{Precision, Recipe};
-use crate::report::{Progress, Stages, TrainerState};
+use crate::report::{EventFile, Progress, Stages, TrainerState};
 
 /// Where a run begins: at nothing, or after a checkpoint's step.
 struct Start {
@@ -100,6 +100,10 @@ impl<'a> Trainer<'a> {
             _ => Progress::silent(),
         };
         claimed.iter().chain(&notes).for_each(|note| progress.say(note));
+        let events = match collective.rank() == 0 && recipe.reports_to_tensorboard() {
+            true => Some(event_file(recipe)?),
+            false => None,
+        };
         Ok(Trainer {
             run,
             collective,
@@ -121,6 +125,7 @@ impl<'a> Trainer<'a> {
             outcomes: BTreeMap::new(),
             bad_images: BadImages::default(),
             progress,
+            events,
             stages: Stages::begin(),
             begun: Instant::now(),
             norm: 0.0,
@@ -130,6 +135,13 @@ impl<'a> Trainer<'a> {
             preprocessor,
         })
     }
+}
+
+/// A new file for TensorBoard, which begins with the recipe.
+fn event_file(recipe: &Recipe) -> Result<EventFile> {
+    let mut events = EventFile::create(&recipe.output_dir, &host())?;
+    events.text("args", &recipe.to_toml())?;
+    Ok(events)
 }
 
 /// Errors unless all ranks are about to do the same.

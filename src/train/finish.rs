@@ -28,7 +28,9 @@ impl Trainer<'_> {
     /// Chooses the final model, writes the results, prints the tables. Every rank must call it.
     pub fn finish(mut self) -> Result<Summary> {
         let totals = self.run.recipe.do_train.then(|| self.totals());
-        self.state.log_history.extend(totals.clone().map(LogEntry::Totals));
+        totals
+            .iter()
+            .for_each(|totals| self.logged(LogEntry::Totals(totals.clone())));
         let final_step = self.take_best_model()?;
         let (evaluation, outcomes) = self.final_evaluation(final_step)?.unzip();
         let outcomes = outcomes.unwrap_or_default();

@@ -25,7 +25,9 @@ use crate::ops::cast::sent;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce;
 use crate::optim::{AdamW, GradScaler, Gradients, LearningRate};
-use crate::report::{Begun, EvaluationEntry, LogEntry, LossEntry, Now, Outcome, Progress, Stage, Stages, TrainerState};
+use crate::report::{
+    Begun, EvaluationEntry, EventFile, LogEntry, LossEntry, Now, Outcome, Progress, Stage, Stages, TrainerState,
+};
 
 /// A run between two optimizer steps.
 pub struct Trainer<'a> {
@@ -49,6 +51,8 @@ pub struct Trainer<'a> {
     pub(super) outcomes: BTreeMap<u64, Vec<Outcome>>,
     pub(super) bad_images: BadImages,
     pub(super) progress: Progress,
+    /// For TensorBoard; None: not wanted, or not this rank's task, or it could not be written.
+    pub(super) events: Option<EventFile>,
     pub(super) stages: Stages,
     pub(super) begun: Instant,
     /// Of the last gradient that was a number.
@@ -230,15 +234,24 @@ impl<'a> Trainer<'a> {
             step: self.state.global_step,
         });
         (self.losses.since_log, self.losses.steps_since_log) = (0.0, 0);
+        self.logged(entry);
+    }
+
+    /// Notes an entry in the history and tells whoever wants to know. Event files that cannot be written end no run.
+    pub(super) fn logged(&mut self, entry: LogEntry) {
         self.progress.logged(&entry);
+        if let Some(Err(error)) = self.events.as_mut().map(|events| events.logged(&entry)) {
+            self.progress
+                .say(&format!("nothing more is written for TensorBoard: {error}"));
+            self.events = None;
+        }
         self.state.log_history.push(entry);
     }
 
     /// Evaluates the model as it is now and notes the figures in the history; there must be a validation set.
     pub(super) fn evaluate(&mut self) -> Result<EvaluationEntry> {
         let (entry, outcomes) = self.measure()?;
-        self.progress.logged(&LogEntry::Evaluation(entry.clone()));
-        self.state.log_history.push(LogEntry::Evaluation(entry.clone()));
+        self.logged(LogEntry::Evaluation(entry.clone()));
         let best = self.state.best_global_step;
         self.outcomes.retain(|&step, _| Some(step) == best);
         self.outcomes.insert(entry.step, outcomes);
