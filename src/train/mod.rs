@@ -4,6 +4,7 @@ mod run;
 mod inputs;
 mod begin;
 mod trainer;
+mod figures;
 mod evaluate;
 mod patience;
 mod save;

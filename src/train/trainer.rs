@@ -15,7 +15,6 @@ use super::bad_images::BadImages;
 use super::checkpoint::LossSums;
 use super::evaluate::Evaluator;
 use super::health::{self, GradientAudit};
-use super::patience::without_progress;
 use super::stop::StopRequests;
 use crate::collective::Collective;
 use crate::data::{Loader, Plan, Preprocessor};
@@ -25,9 +24,7 @@ use crate::ops::cast::sent;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce;
 use crate::optim::{AdamW, GradScaler, Gradients, LearningRate};
-use crate::report::{
-    Begun, EvaluationEntry, EventFile, LogEntry, LossEntry, Now, Outcome, Progress, Stage, Stages, TrainerState,
-};
+use crate::report::{Begun, EventFile, Now, Outcome, Progress, Stage, Stages, TrainerState};
 
 /// A run between two optimizer steps.
 pub struct Trainer<'a> {
@@ -62,11 +59,11 @@ pub struct Trainer<'a> {
 }
 
 /// What a step did.
-struct Done {
-    learning_rate: f64,
+pub(super) struct Done {
+    pub(super) learning_rate: f64,
     /// Mean over the step's samples, and the gradient's norm before clipping (of the last step that had one, if this one
     /// overflowed); None if no image could be read.
-    result: Option<(f64, f64)>,
+    pub(super) result: Option<(f64, f64)>,
     images: usize,
     /// Some rank was asked to stop.
     stop: bool,
@@ -224,69 +221,6 @@ impl<'a> Trainer<'a> {
         self.tell_bad_images();
     }
 
-    fn log(&mut self, done: &Done) {
-        let Some((_, grad_norm)) = done.result else { return };
-        let entry = LogEntry::Loss(LossEntry {
-            epoch: self.state.epoch,
-            grad_norm,
-            learning_rate: done.learning_rate,
-            loss: self.losses.since_log / self.losses.steps_since_log as f64,
-            step: self.state.global_step,
-        });
-        (self.losses.since_log, self.losses.steps_since_log) = (0.0, 0);
-        self.logged(entry);
-    }
-
-    /// Notes an entry in the history and tells whoever wants to know. Event files that cannot be written end no run.
-    pub(super) fn logged(&mut self, entry: LogEntry) {
-        self.progress.logged(&entry);
-        if let Some(Err(error)) = self.events.as_mut().map(|events| events.logged(&entry)) {
-            self.progress
-                .say(&format!("nothing more is written for TensorBoard: {error}"));
-            self.events = None;
-        }
-        self.state.log_history.push(entry);
-    }
-
-    /// Evaluates the model as it is now and notes the figures in the history; there must be a validation set.
-    pub(super) fn evaluate(&mut self) -> Result<EvaluationEntry> {
-        let (entry, outcomes) = self.measure()?;
-        self.logged(LogEntry::Evaluation(entry.clone()));
-        let best = self.state.best_global_step;
-        self.outcomes.retain(|&step, _| Some(step) == best);
-        self.outcomes.insert(entry.step, outcomes);
-        Ok(entry)
-    }
-
-    /// Evaluates the model as it is now; there must be a validation set.
-    pub(super) fn measure(&mut self) -> Result<(EvaluationEntry, Vec<Outcome>)> {
-        self.share_statistics()?;
-        let evaluator = self.evaluator.as_ref().expect("a validation set");
-        let done = self.stages.time(Stage::Evaluation, || {
-            evaluator.evaluate(&self.model, self.collective, &mut self.bad_images)
-        })?;
-        let entry = EvaluationEntry {
-            epoch: self.state.epoch,
-            figures: done.figures,
-            eval_runtime: done.seconds,
-            eval_samples_per_second: done.outcomes.len() as f64 / done.seconds,
-            eval_steps_per_second: done.steps as f64 / done.seconds,
-            step: self.state.global_step,
-        };
-        self.tell_bad_images();
-        Ok((entry, done.outcomes))
-    }
-
-    /// Have the validation figures been without progress for as long as the recipe bears?
-    fn is_out_of_patience(&self) -> bool {
-        let recipe = &self.run.recipe;
-        let metric = self.run.best_metric;
-        let figures = self.state.evaluations().map(|entry| entry.figures.get(metric.figure));
-        recipe
-            .early_stopping_patience
-            .is_some_and(|patience| without_progress(figures, metric, recipe.early_stopping_threshold) >= patience)
-    }
-
     /// Is there anything to evaluate on?
     pub(super) fn has_evaluator(&self) -> bool {
         self.evaluator.is_some()
@@ -304,7 +238,7 @@ impl<'a> Trainer<'a> {
         whole_epochs * self.plan.samples + begun
     }
 
-    fn tell_bad_images(&mut self) {
+    pub(super) fn tell_bad_images(&mut self) {
         for line in self.bad_images.take() {
             self.progress.say(&line);
         }
