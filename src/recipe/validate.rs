@@ -1,19 +1,12 @@
 //! Ranges of a recipe's values, and combinations that contradict themselves. What depends on a dataset or a machine is
 //! checked where the run is decided.
 
-use std::fmt::Display;
+mod ranges;
+
+pub use ranges::Violation;
+use ranges::{Below, above_0, at_least_1, from_0, violation, within};
 
 use super::{Figure, Interval, Method, Recipe, Schedule};
-
-/// A value that no run can be made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    pub key: &'static str,
-    /// As it would be typed; empty: nothing was given.
-    pub value: String,
-    pub problem: String,
-    pub fix: String,
-}
 
 /// Names of datasets that stand for "a folder of images", as it is given beside.
 const FOLDER_BUILDERS: [&str; 2] = ["imagefolder", "nateraw/image-folder"];
@@ -246,55 +239,4 @@ fn check_intervals(r: &Recipe) -> Result<(), Violation> {
         problem,
         "give --eval-strategy and --save-strategy the same value (epoch or steps), or --load-best-model-at-end false",
     ))
-}
-
-enum Below {
-    One,
-    OneOrEqual,
-}
-
-fn at_least_1(key: &'static str, value: u64) -> Result<(), Violation> {
-    match value {
-        0 => Err(violation(key, value, "out of range", "give a whole number from 1")),
-        _ => Ok(()),
-    }
-}
-
-fn above_0(key: &'static str, value: f64) -> Result<(), Violation> {
-    match value > 0.0 && value.is_finite() {
-        true => Ok(()),
-        false => Err(violation(key, value, "out of range", "give a number above 0")),
-    }
-}
-
-fn from_0(key: &'static str, value: f64) -> Result<(), Violation> {
-    match value >= 0.0 && value.is_finite() {
-        true => Ok(()),
-        false => Err(violation(key, value, "out of range", "give a number from 0")),
-    }
-}
-
-fn within(key: &'static str, value: f64, low: f64, high: Below) -> Result<(), Violation> {
-    let (inside, range) = match high {
-        Below::One => (value < 1.0, "below 1"),
-        Below::OneOrEqual => (value <= 1.0, "to 1"),
-    };
-    match value >= low && inside {
-        true => Ok(()),
-        false => Err(violation(
-            key,
-            value,
-            "out of range",
-            &format!("give a number from {low} {range}"),
-        )),
-    }
-}
-
-fn violation(key: &'static str, value: impl Display, problem: &str, fix: &str) -> Violation {
-    Violation {
-        key,
-        value: value.to_string(),
-        problem: problem.to_owned(),
-        fix: fix.to_owned(),
-    }
 }
