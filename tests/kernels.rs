@@ -26,6 +26,8 @@ mod dropout;
 mod elementwise;
 #[path = "kernels/preprocess.rs"]
 mod preprocess;
+#[path = "kernels/soft_cross_entropy.rs"]
+mod soft_cross_entropy;
 #[path = "kernels/tokens.rs"]
 mod tokens;
 #[path = "kernels/values.rs"]
@@ -62,6 +64,11 @@ fn column_sums_are_the_cpus() {
 #[test]
 fn cross_entropy_is_the_cpus() {
     check(cross_entropy::cases());
+}
+
+#[test]
+fn soft_cross_entropy_is_the_cpus() {
+    check(soft_cross_entropy::cases());
 }
 
 #[test]

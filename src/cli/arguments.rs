@@ -1,9 +1,13 @@
 //! The flags of a training run. Every field is a key of the recipe, so that the typed flags are the recipe's top layer.
 
+mod aids;
+
 use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
+
+use aids::Aids;
 
 use super::typed::{boolean, max_steps, warmup_steps};
 use crate::error::{Error, Result};
@@ -172,6 +176,9 @@ pub struct Values {
     /// Seed of the samples' order [default: the seed]
     #[arg(long, value_name = "N", help_heading = "Training")]
     data_seed: Option<u32>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    aids: Aids,
     /// Where results and checkpoints go
     #[arg(long, value_name = "DIR", help_heading = "Results")]
     output_dir: Option<PathBuf>,

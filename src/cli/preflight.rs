@@ -3,7 +3,6 @@
 use std::fmt;
 
 use super::memory;
-use crate::data::Dataset;
 use crate::model::Model;
 use crate::recipe::{Interval, Method, Precision};
 use crate::train::{Inputs, Run};
@@ -66,7 +65,7 @@ impl<'a> Preflight<'a> {
     fn classes(&self) -> String {
         let splits = &self.inputs.splits;
         let names = splits.train.classes();
-        let training = counts(&splits.train);
+        let training = splits.train.class_counts();
         let present: Vec<usize> = (0..names.len()).filter(|&class| training[class] > 0).collect();
         let mut text = format!("{} of {} have training samples", present.len(), names.len());
         let shown: Vec<String> = present
@@ -78,8 +77,17 @@ impl<'a> Preflight<'a> {
         if present.len() > NAMED_CLASSES {
             text += &format!(" and {} more", present.len() - NAMED_CLASSES);
         }
+        if let Some(weights) = &self.inputs.class_weights {
+            let shown: Vec<String> = present
+                .iter()
+                .take(NAMED_CLASSES)
+                .map(|&class| weights[class].to_string())
+                .collect();
+            text += &format!("\nweights in the training loss: {}", shown.join(", "));
+        }
         if let Some(eval) = &splits.eval {
-            let unseen: Vec<&str> = counts(eval)
+            let unseen: Vec<&str> = eval
+                .class_counts()
                 .iter()
                 .zip(&training)
                 .zip(names)
@@ -173,12 +181,6 @@ fn trainable(model: &Model) -> String {
         grouped(all),
         100.0 * trainable as f64 / all as f64
     )
-}
-
-fn counts(dataset: &Dataset) -> Vec<usize> {
-    let mut counts = vec![0; dataset.classes().len()];
-    (0..dataset.len()).for_each(|row| counts[dataset.label(row) as usize] += 1);
-    counts
 }
 
 /// `title     text`, further lines below the text.

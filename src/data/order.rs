@@ -29,6 +29,14 @@ pub struct Plan {
     pub order: Order,
 }
 
+/// The rows of one epoch after another, each drawn once.
+#[derive(Clone, Debug)]
+pub struct EpochOrder {
+    order: Order,
+    samples: usize,
+    drawn: Option<(u32, Vec<u32>)>,
+}
+
 /// What one rank trains on at once: part of an optimizer step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MicroBatch {
@@ -51,6 +59,17 @@ impl Order {
     }
 }
 
+impl EpochOrder {
+    /// Rows in the order of `epoch`.
+    pub fn rows(&mut self, epoch: u32) -> &[u32] {
+        let drawn = self.drawn.take().filter(|(of, _)| *of == epoch);
+        &self
+            .drawn
+            .insert(drawn.unwrap_or_else(|| (epoch, self.order.of_epoch(self.samples, epoch))))
+            .1
+    }
+}
+
 impl Plan {
     /// Samples of a full optimizer step.
     pub fn global_batch(&self) -> usize {
@@ -59,6 +78,19 @@ impl Plan {
 
     pub fn steps_per_epoch(&self) -> u64 {
         self.samples.div_ceil(self.global_batch()) as u64
+    }
+
+    /// The epoch that `step` (counted from 0 over the run) belongs to.
+    pub fn epoch(&self, step: u64) -> u32 {
+        (step / self.steps_per_epoch()) as u32
+    }
+
+    pub fn epoch_order(&self) -> EpochOrder {
+        EpochOrder {
+            order: self.order,
+            samples: self.samples,
+            drawn: None,
+        }
     }
 
     /// Places in the epoch's order that optimizer step `step` (counted from 0 over the run) takes; the last step of an
@@ -90,17 +122,14 @@ impl Plan {
 
     /// What `rank` trains on in `steps`, micro-batch by micro-batch.
     pub fn of_rank(self, rank: usize, steps: Range<u64>) -> impl Iterator<Item = MicroBatch> + Send + 'static {
-        let mut ordered = (None, Vec::new());
+        let mut order = self.epoch_order();
         steps
             .flat_map(move |step| (0..self.micro_batches(step)).map(move |index| (step, index)))
             .map(move |(step, index)| {
-                let epoch = (step / self.steps_per_epoch()) as u32;
-                if ordered.0 != Some(epoch) {
-                    ordered = (Some(epoch), self.order.of_epoch(self.samples, epoch));
-                }
+                let epoch = self.epoch(step);
                 MicroBatch {
                     epoch,
-                    rows: ordered.1[self.share(step, index, rank)].to_vec(),
+                    rows: order.rows(epoch)[self.share(step, index, rank)].to_vec(),
                 }
             })
     }

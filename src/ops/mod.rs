@@ -30,6 +30,7 @@ pub mod preprocess;
 pub mod reduce;
 pub mod resample;
 pub mod residual;
+pub mod soft_cross_entropy;
 pub mod storage;
 pub mod webp;
 

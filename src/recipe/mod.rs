@@ -5,6 +5,7 @@
 //! What a recipe means for a given dataset, world size and machine is decided in `cli`, never here.
 
 mod choices;
+mod class_weights;
 mod keys;
 mod layers;
 mod metric;
@@ -18,6 +19,7 @@ pub use choices::{
     AdapterFormat, DeviceChoice, EvalTransform, ImageCache, Interval, Method, OnBadImage, Precision, Reporter,
     Schedule, TransformKind,
 };
+pub use class_weights::ClassWeights;
 pub use keys::{ALIASES, nearest};
 pub use layers::{BUILT_IN, Layer, Origin, built_in, named, resolve};
 pub use metric::{Average, BestMetric, Better, Figure};
@@ -114,6 +116,8 @@ pub struct Recipe {
     /// Largest global L2 norm of the gradient; 0 turns clipping off.
     pub max_grad_norm: f64,
     pub label_smoothing_factor: f64,
+    /// Weights of the classes in the training loss.
+    pub class_weights: ClassWeights,
     /// Batch normalisation over the samples of all ranks instead of each rank's own.
     pub sync_batch_norm: bool,
     pub precision: Precision,

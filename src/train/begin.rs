@@ -9,6 +9,7 @@ use super::checkpoint::{LossSums, Position};
 use super::evaluate::Evaluator;
 use super::health::{self, GradientAudit};
 use super::inputs::Inputs;
+use super::objective::Objective;
 use super::picture_memory::PictureMemory;
 use super::stop::StopRequests;
 use super::trainer::Trainer;
@@ -44,6 +45,7 @@ impl<'a> Trainer<'a> {
             splits,
             mut model,
             preprocessor,
+            class_weights,
             ..
         } = inputs;
         let claimed = if collective.rank() == 0 {
@@ -51,7 +53,7 @@ impl<'a> Trainer<'a> {
         } else {
             Vec::new()
         };
-        agree(recipe, &splits.train, &model, collective)?;
+        agree(recipe, &splits.train, class_weights.as_deref(), &model, collective)?;
         let Start {
             optimizer,
             scaler,
@@ -79,6 +81,7 @@ impl<'a> Trainer<'a> {
             on_bad_image: recipe.on_bad_image,
             pictures,
         };
+        let objective = Objective::new(recipe.label_smoothing_factor, class_weights, &splits.train, &plan);
         let micro_batches = plan.of_rank(collective.rank(), state.global_step..run.total_steps);
         let loader = Loader::new(
             splits.train.clone(),
@@ -110,6 +113,7 @@ impl<'a> Trainer<'a> {
             optimizer,
             scaler,
             plan,
+            objective,
             rate: LearningRate {
                 peak: recipe.learning_rate,
                 schedule: recipe.lr_scheduler_type,
@@ -145,7 +149,13 @@ fn event_file(recipe: &Recipe) -> Result<EventFile> {
 }
 
 /// Errors unless all ranks are about to do the same.
-fn agree(recipe: &Recipe, train: &Dataset, model: &Model, collective: &dyn Collective) -> Result<()> {
+fn agree(
+    recipe: &Recipe,
+    train: &Dataset,
+    class_weights: Option<&[f32]>,
+    model: &Model,
+    collective: &dyn Collective,
+) -> Result<()> {
     if collective.world() == 1 {
         return Ok(());
     }
@@ -154,6 +164,12 @@ fn agree(recipe: &Recipe, train: &Dataset, model: &Model, collective: &dyn Colle
         .flat_map(|row| train.label(row).to_le_bytes())
         .collect();
     same_everywhere(collective, "the training set", &labels)?;
+    let weights: Vec<u8> = class_weights
+        .into_iter()
+        .flatten()
+        .flat_map(|weight| weight.to_le_bytes())
+        .collect();
+    same_everywhere(collective, "the weights of the classes", &weights)?;
     health::same_values(collective, model.parameters())
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::class_weights::class_weights;
 use crate::data::{Columns, Dataset, Preprocessor, Source, TestSize};
 use crate::error::{Error, Result};
 use crate::model::{Activations, LoadReport, LoraConfig, Model, Training};
@@ -29,6 +30,8 @@ pub struct Inputs {
     /// How the files of the model, and of the adapter that it starts from, fitted.
     pub loaded: Vec<LoadReport>,
     pub preprocessor: Preprocessor,
+    /// Of each class in the training loss; None: all count alike.
+    pub class_weights: Option<Vec<f32>>,
 }
 
 /// The columns that a recipe names.
@@ -116,6 +119,7 @@ impl Splits {
 impl Inputs {
     /// Errors: the model or adapter is missing or does not fit.
     pub fn open(recipe: &Recipe, places: &Places, splits: Splits, placement: impl Into<Placement>) -> Result<Inputs> {
+        let class_weights = class_weights(&recipe.class_weights, &splits.train)?;
         let path = places.model.as_path();
         let preprocessor = Preprocessor::read(path)?;
         let training = match (recipe.method, &places.adapter) {
@@ -145,6 +149,7 @@ impl Inputs {
             model,
             loaded,
             preprocessor,
+            class_weights,
         })
     }
 }

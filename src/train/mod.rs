@@ -5,6 +5,8 @@ mod inputs;
 mod begin;
 mod trainer;
 mod figures;
+mod objective;
+mod class_weights;
 mod evaluate;
 mod patience;
 mod save;

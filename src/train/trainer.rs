@@ -1,7 +1,7 @@
 //! The training run, from the first optimizer step to the last.
 //!
 //! An optimizer step is defined by its global batch, whatever number of ranks and micro-batches it is cut into. Each rank
-//! adds up the gradients of its own samples' losses, every one divided by the number of samples in the whole step, so the
+//! adds up the gradients of its own samples' losses, every one divided by the number of samples in the whole step (or the sum of their weights: `objective`), so the
 //! sum over micro-batches and ranks is the gradient of the mean. Then all ranks do the same: clip, update, log.
 //! How a model computes, how images are read and how files are written is left to others.
 
@@ -15,13 +15,13 @@ use super::bad_images::BadImages;
 use super::checkpoint::LossSums;
 use super::evaluate::Evaluator;
 use super::health::{self, GradientAudit};
+use super::objective::Objective;
 use super::stop::StopRequests;
 use crate::collective::Collective;
 use crate::data::{Loader, Plan, Preprocessor};
 use crate::error::{Error, Result};
 use crate::model::{DropoutNames, Model};
 use crate::ops::cast::sent;
-use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::reduce;
 use crate::optim::{AdamW, GradScaler, Gradients, LearningRate};
 use crate::report::{Begun, EventFile, Now, Outcome, Progress, Stage, Stages, TrainerState};
@@ -37,6 +37,7 @@ pub struct Trainer<'a> {
     /// Only fp16 needs one.
     pub(super) scaler: Option<GradScaler>,
     pub(super) plan: Plan,
+    pub(super) objective: Objective,
     pub(super) rate: LearningRate,
     pub(super) loader: Loader,
     pub(super) evaluator: Option<Evaluator>,
@@ -101,7 +102,8 @@ impl<'a> Trainer<'a> {
         let step = self.state.global_step;
         let recipe = &self.run.recipe;
         let planned = self.plan.places(step).len();
-        let (mut loss, mut images) = (0.0, 0);
+        let divisor = self.objective.divisor(&self.plan, step);
+        let (mut loss, mut share, mut images) = (0.0, 0.0, 0);
         for _ in 0..self.plan.micro_batches(step) {
             let batch = self.stages.time(Stage::WaitForData, || self.loader.next())?;
             let batch = batch.expect("the loader has the plan's micro-batches");
@@ -122,24 +124,25 @@ impl<'a> Trainer<'a> {
                     self.model.forward(&pixels_bchw, Some(&dropout))
                 })
                 .map_err(|error| wants("forward pass", error))?;
-            let scale = self.loss_scale() / planned as f64;
-            let entropy = cross_entropy(&logits_bc, &batch.labels, recipe.label_smoothing_factor, scale)?;
+            let scale = self.loss_scale() / divisor;
+            let entropy = self.objective.losses(&logits_bc, &batch, scale)?;
             health::finite_loss(entropy.sum_loss, step, self.collective, &batch.samples)?;
             self.stages
                 .time(Stage::Backward, || self.model.backward(&entropy.dlogits_bc))
                 .map_err(|error| wants("backward pass", error))?;
             loss += entropy.sum_loss;
+            share += self.objective.share(&batch.labels);
             images += batch.samples.len();
         }
 
         let parameters = self.model.parameters();
         let stop = self.stop.latest().is_some();
-        let mut sums = [loss, images as f64, f64::from(u8::from(stop))];
+        let mut sums = [loss, share, images as f64, f64::from(u8::from(stop))];
         self.stages.time(Stage::AllReduce, || -> Result<()> {
             self.collective.sum_tensor(&parameters.gradients)?;
             self.collective.sum_f64(&mut sums)
         })?;
-        let [loss, images, stop] = sums;
+        let [loss, share, images, stop] = sums;
         let learning_rate = self.rate.at(step - self.scaler.map_or(0, |scaler| scaler.skipped()));
         let mut done = Done {
             learning_rate,
@@ -154,7 +157,7 @@ impl<'a> Trainer<'a> {
         if done.images > 0 {
             let begun = Begun::now();
             if done.images < planned {
-                reduce::scale(&parameters.gradients, (planned as f64 / images) as f32)?;
+                reduce::scale(&parameters.gradients, (divisor / share) as f32)?;
             }
             let norm = parameters.unscale_and_clip_gradients(self.loss_scale(), recipe.max_grad_norm)?;
             if self.counts(norm)? {
@@ -167,7 +170,7 @@ impl<'a> Trainer<'a> {
             }
             self.model.parameters().zero_gradients()?;
             self.stages.book(Stage::Optimizer, begun);
-            done.result = Some((loss / images, self.norm));
+            done.result = Some((loss / share, self.norm));
         }
         Ok(done)
     }

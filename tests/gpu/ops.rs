@@ -10,6 +10,7 @@ use dtrain::ops::cross_entropy::cross_entropy;
 use dtrain::ops::dropout::{Dropout, DropoutNames, add_dropped, dropout};
 use dtrain::ops::matmul::Factor::{Rows, Transposed};
 use dtrain::ops::matmul::{Write, linear, linear_onto, product, product_into};
+use dtrain::ops::soft_cross_entropy::{Mixed, Targets, soft_cross_entropy};
 use dtrain::ops::{gelu, layer_norm, patches, reduce, residual, storage};
 
 use super::{FORMATS, close, random, rounded, there};
@@ -246,6 +247,35 @@ fn the_loss_is_the_cpus() {
     assert!((ours.sum_loss / expected.sum_loss - 1.0).abs() < 1e-6);
     assert_eq!(ours.losses.len(), 4);
     assert!(cross_entropy(&there(&logits, DType::F32), &[11, 0, 0, 0], 0.0, 1.0).is_err());
+}
+
+#[test]
+fn weighted_and_mixed_losses_are_the_cpus() {
+    let (labels, second_labels, weights) = ([3, 0, 10, 7], [1, 0, 4, 3], random(&[11], 5, 1.0).abs().unwrap());
+    let weights = storage::values(&weights).unwrap();
+    let mixed = Mixed {
+        second_labels: &second_labels,
+        shares: &[0.25, 0.5, 1.0, 0.0],
+    };
+    for (mixed, weights) in [
+        (Some(mixed), None),
+        (None, Some(&weights[..])),
+        (Some(mixed), Some(&weights[..])),
+    ] {
+        let targets = Targets {
+            labels: &labels,
+            mixed,
+            smoothing: 0.1,
+            weights,
+        };
+        same("soft_cross_entropy", &[&[4, 11]], &[], |x| {
+            vec![soft_cross_entropy(&x[0], &targets, 64.0).unwrap().dlogits_bc]
+        });
+        let logits = random(&[4, 11], 1, 2.0);
+        let ours = soft_cross_entropy(&there(&logits, DType::F32), &targets, 1.0).unwrap();
+        let expected = soft_cross_entropy(&logits, &targets, 1.0).unwrap();
+        assert!((ours.sum_loss / expected.sum_loss - 1.0).abs() < 1e-6);
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Every layer's forward and backward against PyTorch's stored values, and every parameter's gradient of whole models
 //! against candle's autograd (in f64, on its plain differentiable operations).
 
+mod aids;
 #[path = "../common/mod.rs"]
 mod common;
 mod convolutions;

@@ -135,6 +135,13 @@ impl Dataset {
         self.labels[row]
     }
 
+    /// How many rows each class has.
+    pub fn class_counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.classes.len()];
+        self.labels.iter().for_each(|label| counts[*label as usize] += 1);
+        counts
+    }
+
     /// The encoded image of a row (JPEG, PNG, …), without a copy where the shard is Parquet. Callable from many threads.
     ///
     /// [`Error::Image`] concerns this row alone; any other error the whole shard.

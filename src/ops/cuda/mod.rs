@@ -13,6 +13,7 @@ pub mod gpu;
 pub mod layer_norm;
 pub mod matmul;
 pub mod memory;
+pub mod soft_cross_entropy;
 pub mod step;
 pub mod tokens;
 

@@ -1,0 +1,14 @@
+//! The flags of training aids: what makes the most of few or uneven samples.
+
+use clap::Args;
+use serde::Serialize;
+
+/// As the other flags: keys of the recipe; what was not typed is None.
+#[derive(Args, Debug, Serialize)]
+#[command(next_help_heading = "Training aids")]
+pub struct Aids {
+    /// How much the samples of each class count in the training loss: none, balanced, numbers or a JSON file of them
+    #[arg(long, value_name = "none|balanced|X,X,…|FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class_weights: Option<String>,
+}
