@@ -142,10 +142,7 @@ fn whole<S: Samples + Clone>(what: &DataPath<S>, transform: &Transform, threads:
     let rows: Vec<u32> = (0..what.rows as u32).collect();
     let batches: Vec<MicroBatch> = rows
         .chunks(BATCH)
-        .map(|rows| MicroBatch {
-            epoch: 0,
-            rows: rows.to_vec(),
-        })
+        .map(|rows| MicroBatch::of_rows(0, rows.iter().copied()))
         .collect();
     let begun = Instant::now();
     let mut loader = Loader::new(

@@ -127,10 +127,7 @@ impl PredictArguments {
         let rows: Vec<u32> = (0..pictures.len() as u32).collect();
         let batches: Vec<MicroBatch> = rows
             .chunks(batch)
-            .map(|rows| MicroBatch {
-                epoch: 0,
-                rows: rows.to_vec(),
-            })
+            .map(|rows| MicroBatch::of_rows(0, rows.iter().copied()))
             .collect();
         let config = LoaderConfig {
             transform: Transform::of_processor(&trained.preprocessor),

@@ -17,7 +17,7 @@ const ATTEMPTS: u32 = 10;
 pub struct SampleName {
     pub seed: u64,
     pub epoch: u32,
-    /// Row in the training set.
+    /// Of the draw: its row in the training set, unless it is drawn more than once in an epoch.
     pub sample: u64,
 }
 

@@ -26,7 +26,7 @@ pub struct Batch {
     /// `[samples, 3, height, width]`, f32, on the CPU.
     pub pixels_bchw: Tensor,
     pub labels: Vec<u32>,
-    /// Rows of the dataset, as many as pictures could be decoded.
+    /// Names of the draws, in most cases rows of the dataset; as many as pictures could be decoded.
     pub samples: Vec<u64>,
     pub epoch: u32,
 }

@@ -18,7 +18,7 @@ mod pictures;
 pub use decode::{Pixels, decode};
 pub use demo::{DemoDataset, DemoSubject, write_demo_dataset};
 pub use loader::{BadImage, Batch, Loader, LoaderConfig, LoaderStatistics, Samples};
-pub use order::{EpochOrder, MicroBatch, Order, Plan, evaluation_share};
+pub use order::{Draw, EpochOrder, MicroBatch, Order, Plan, evaluation_share};
 pub use pictures::{PictureCache, estimated_bytes};
 pub use preprocessor::Preprocessor;
 pub use source::{Columns, Dataset, Description, Source, SplitDescription, is_image, usable_memory};

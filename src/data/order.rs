@@ -4,20 +4,37 @@
 //! not change what is trained, and a resumed run needs only the step that it begins with. Reading is left to the loader.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::rng::{Purpose, Stream};
 
 /// The order of the samples within an epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Another permutation in every epoch, named by the seed.
     Shuffled { seed: u64 },
     /// That of the dataset.
     AsStored,
+    /// Drawn with replacement, each class as often as any other: torch's WeightedRandomSampler with weights 1 / samples of
+    /// the class.
+    Balanced {
+        seed: u64,
+        /// Rows of each class that has some.
+        classes: Arc<[Vec<u32>]>,
+    },
+}
+
+/// A sample as an epoch draws it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// Of the dataset.
+    pub row: u32,
+    /// How often the row came before in this epoch. Its crop, flip and dropout are others each time.
+    pub repeat: u32,
 }
 
 /// How an epoch is cut into optimizer steps, steps into micro-batches, and those over ranks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Size of the training set, > 0.
     pub samples: usize,
@@ -29,43 +46,99 @@ pub struct Plan {
     pub order: Order,
 }
 
-/// The rows of one epoch after another, each drawn once.
+/// The draws of one epoch after another, each epoch's made once.
 #[derive(Clone, Debug)]
 pub struct EpochOrder {
     order: Order,
     samples: usize,
-    drawn: Option<(u32, Vec<u32>)>,
+    made: Option<(u32, Vec<Draw>)>,
 }
 
 /// What one rank trains on at once: part of an optimizer step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MicroBatch {
     pub epoch: u32,
-    /// Rows of the training set; none where a short step leaves nothing for this rank.
-    pub rows: Vec<u32>,
+    /// None where a short step leaves nothing for this rank.
+    pub draws: Vec<Draw>,
+}
+
+impl Draw {
+    /// What random numbers of this epoch know it by: the row, unless it is a repetition.
+    pub fn name(self) -> u64 {
+        u64::from(self.repeat) << 32 | u64::from(self.row)
+    }
+}
+
+impl From<u32> for Draw {
+    fn from(row: u32) -> Draw {
+        Draw { row, repeat: 0 }
+    }
+}
+
+impl MicroBatch {
+    /// Rows of a dataset, each once.
+    pub fn of_rows(epoch: u32, rows: impl IntoIterator<Item = u32>) -> MicroBatch {
+        MicroBatch {
+            epoch,
+            draws: rows.into_iter().map(Draw::from).collect(),
+        }
+    }
 }
 
 impl Order {
-    /// The rows of a set of `samples` samples, in the order of `epoch`: Fisher-Yates over named random numbers.
-    pub fn of_epoch(self, samples: usize, epoch: u32) -> Vec<u32> {
-        let mut rows: Vec<u32> = (0..samples as u32).collect();
-        if let Order::Shuffled { seed } = self {
-            let stream = Stream::new(seed, epoch, 0, Purpose::Order);
-            for last in (1..rows.len()).rev() {
-                rows.swap(last, stream.below(last as u32, last as u64 + 1) as usize);
+    /// Of samples with these labels.
+    pub fn balanced(seed: u64, labels: impl IntoIterator<Item = u32>) -> Order {
+        let mut classes: Vec<Vec<u32>> = Vec::new();
+        for (row, label) in (0..).zip(labels) {
+            let label = label as usize;
+            classes.resize(classes.len().max(label + 1), Vec::new());
+            classes[label].push(row);
+        }
+        classes.retain(|rows| !rows.is_empty());
+        Order::Balanced {
+            seed,
+            classes: classes.into(),
+        }
+    }
+
+    /// As many draws as there are samples, in the order of `epoch`: Fisher-Yates over named random numbers, or for each
+    /// place a class and one of its rows.
+    pub fn of_epoch(&self, samples: usize, epoch: u32) -> Vec<Draw> {
+        let stream = |seed: &u64| Stream::new(*seed, epoch, 0, Purpose::Order);
+        match self {
+            Order::AsStored => (0..samples as u32).map(Draw::from).collect(),
+            Order::Shuffled { seed } => {
+                let mut draws: Vec<Draw> = (0..samples as u32).map(Draw::from).collect();
+                let stream = stream(seed);
+                for last in (1..draws.len()).rev() {
+                    draws.swap(last, stream.below(last as u32, last as u64 + 1) as usize);
+                }
+                draws
+            }
+            Order::Balanced { seed, classes } => {
+                let stream = stream(seed);
+                let below = |number: u32, n: usize| stream.below(number, n as u64) as usize;
+                let mut times = vec![0; samples];
+                let draw = |place: u32| {
+                    let rows = &classes[below(2 * place, classes.len())];
+                    let row = rows[below(2 * place + 1, rows.len())];
+                    let repeat = times[row as usize];
+                    times[row as usize] += 1;
+                    Draw { row, repeat }
+                };
+                (0..samples as u32).map(draw).collect()
             }
         }
-        rows
     }
 }
 
 impl EpochOrder {
-    /// Rows in the order of `epoch`.
-    pub fn rows(&mut self, epoch: u32) -> &[u32] {
-        let drawn = self.drawn.take().filter(|(of, _)| *of == epoch);
+    /// In the order of `epoch`.
+    pub fn draws(&mut self, epoch: u32) -> &[Draw] {
+        let made = self.made.take().filter(|(of, _)| *of == epoch);
         &self
-            .drawn
-            .insert(drawn.unwrap_or_else(|| (epoch, self.order.of_epoch(self.samples, epoch))))
+            .made
+            .insert(made.unwrap_or_else(|| (epoch, self.order.of_epoch(self.samples, epoch))))
             .1
     }
 }
@@ -87,9 +160,9 @@ impl Plan {
 
     pub fn epoch_order(&self) -> EpochOrder {
         EpochOrder {
-            order: self.order,
+            order: self.order.clone(),
             samples: self.samples,
-            drawn: None,
+            made: None,
         }
     }
 
@@ -121,15 +194,15 @@ impl Plan {
     }
 
     /// What `rank` trains on in `steps`, micro-batch by micro-batch.
-    pub fn of_rank(self, rank: usize, steps: Range<u64>) -> impl Iterator<Item = MicroBatch> + Send + 'static {
-        let mut order = self.epoch_order();
+    pub fn of_rank(&self, rank: usize, steps: Range<u64>) -> impl Iterator<Item = MicroBatch> + Send + use<> {
+        let (plan, cut, mut order) = (self.clone(), self.clone(), self.epoch_order());
         steps
-            .flat_map(move |step| (0..self.micro_batches(step)).map(move |index| (step, index)))
+            .flat_map(move |step| (0..cut.micro_batches(step)).map(move |index| (step, index)))
             .map(move |(step, index)| {
-                let epoch = self.epoch(step);
+                let epoch = plan.epoch(step);
                 MicroBatch {
                     epoch,
-                    rows: order.rows(epoch)[self.share(step, index, rank)].to_vec(),
+                    draws: order.draws(epoch)[plan.share(step, index, rank)].to_vec(),
                 }
             })
     }
@@ -154,15 +227,20 @@ mod tests {
         }
     }
 
+    fn rows(draws: &[Draw]) -> Vec<u32> {
+        draws.iter().map(|draw| draw.row).collect()
+    }
+
     /// Rows of each step of `epochs` epochs, over all ranks and micro-batches, in the order of the places.
-    fn rows_by_step(plan: Plan, epochs: u64) -> Vec<Vec<u32>> {
+    fn rows_by_step(plan: &Plan, epochs: u64) -> Vec<Vec<u32>> {
         (0..epochs * plan.steps_per_epoch())
             .map(|step| {
                 let mut of_ranks: Vec<_> = (0..plan.world).map(|rank| plan.of_rank(rank, step..step + 1)).collect();
                 let mut rows = Vec::new();
                 for _ in 0..plan.micro_batches(step) {
                     for rank in &mut of_ranks {
-                        rows.extend(rank.next().expect("every rank has every micro-batch").rows);
+                        let batch = rank.next().expect("every rank has every micro-batch");
+                        rows.extend(batch.draws.iter().map(|draw| draw.row));
                     }
                 }
                 assert!(of_ranks.iter_mut().all(|rank| rank.next().is_none()));
@@ -175,14 +253,14 @@ mod tests {
     fn an_epoch_is_a_permutation_and_epochs_and_seeds_differ() {
         let order = Order::Shuffled { seed: 1 };
         for samples in [1, 2, 101, 5000] {
-            let mut rows = order.of_epoch(samples, 3);
+            let mut rows = rows(&order.of_epoch(samples, 3));
             rows.sort_unstable();
             assert!(rows.iter().enumerate().all(|(i, &row)| row == i as u32), "{samples}");
         }
         assert_eq!(order.of_epoch(100, 2), order.of_epoch(100, 2));
         assert_ne!(order.of_epoch(100, 2), order.of_epoch(100, 3));
         assert_ne!(order.of_epoch(100, 2), Order::Shuffled { seed: 2 }.of_epoch(100, 2));
-        assert_eq!(Order::AsStored.of_epoch(4, 7), [0, 1, 2, 3]);
+        assert_eq!(rows(&Order::AsStored.of_epoch(4, 7)), [0, 1, 2, 3]);
     }
 
     /// Each of three rows comes first in about a third of the epochs: four standard errors of 3000 draws are 0.034.
@@ -190,7 +268,7 @@ mod tests {
     fn permutations_are_even() {
         let mut first = [0; 3];
         for epoch in 0..3000 {
-            first[Order::Shuffled { seed: 5 }.of_epoch(3, epoch)[0] as usize] += 1;
+            first[Order::Shuffled { seed: 5 }.of_epoch(3, epoch)[0].row as usize] += 1;
         }
         assert!(
             first
@@ -198,6 +276,32 @@ mod tests {
                 .all(|&count| (count as f64 / 3000.0 - 1.0 / 3.0).abs() < 0.034),
             "{first:?}"
         );
+    }
+
+    /// 90, 9 and 1 samples of three classes, and a class without any. torch.multinomial draws a row of a class with 1/(3·count).
+    #[test]
+    fn balanced_draws_have_the_distribution_of_torchs_sampler() {
+        let label = |row: u32| [0, 1, 3][usize::from(row >= 90) + usize::from(row >= 99)];
+        let order = Order::balanced(3, (0..100).map(label));
+        let (mut of_classes, mut of_rows) = ([0; 4], [0; 100]);
+        for epoch in 0..90 {
+            let draws = order.of_epoch(100, epoch);
+            assert_eq!(draws, order.of_epoch(100, epoch));
+            for (at, draw) in draws.iter().enumerate() {
+                of_classes[label(draw.row) as usize] += 1;
+                of_rows[draw.row as usize] += 1;
+                let before = draws[..at].iter().filter(|other| other.row == draw.row).count();
+                assert_eq!((draw.repeat as usize, draw.name() as u32), (before, draw.row));
+            }
+        }
+        // 9000 draws: four deviations of a class's share are 4·√(9000·2/9) = 179, of a row of 1/27 72, of one of 1/270 23.
+        assert!(
+            of_classes[2] == 0 && [0, 1, 3].iter().all(|&c| i32::abs(of_classes[c] - 3000) < 179),
+            "{of_classes:?}"
+        );
+        assert!(of_rows[90..99].iter().all(|n| i32::abs(n - 333) < 72), "{of_rows:?}");
+        assert!(of_rows[..90].iter().all(|n| i32::abs(n - 33) < 23), "{of_rows:?}");
+        assert_ne!(order.of_epoch(100, 0), order.of_epoch(100, 1));
     }
 
     #[test]
@@ -212,7 +316,7 @@ mod tests {
             (101, 128, 4, 2),
         ] {
             let plan = plan(samples, micro_batch, accumulation, world);
-            let mut rows: Vec<u32> = rows_by_step(plan, 1).concat();
+            let mut rows: Vec<u32> = rows_by_step(&plan, 1).concat();
             rows.sort_unstable();
             assert!(
                 rows.len() == samples && rows.iter().enumerate().all(|(i, &r)| r == i as u32),
@@ -224,9 +328,9 @@ mod tests {
     #[test]
     fn a_step_holds_the_same_samples_at_any_world_size() {
         // 100 samples in global batches of 24: the last step has 4, fewer than 8 ranks take.
-        let alone = rows_by_step(plan(100, 24, 1, 1), 2);
+        let alone = rows_by_step(&plan(100, 24, 1, 1), 2);
         for (micro_batch, accumulation, world) in [(12, 1, 2), (6, 1, 4), (3, 1, 8), (3, 2, 4), (8, 3, 1)] {
-            let cut = rows_by_step(plan(100, micro_batch, accumulation, world), 2);
+            let cut = rows_by_step(&plan(100, micro_batch, accumulation, world), 2);
             assert_eq!(alone, cut, "{micro_batch} × {accumulation} × {world}");
         }
     }
@@ -240,7 +344,10 @@ mod tests {
         let tiny = Plan { samples: 1, ..plan };
         let batches: Vec<Vec<MicroBatch>> = (0..4).map(|rank| tiny.of_rank(rank, 0..3).collect()).collect();
         assert!(batches.iter().all(|of_rank| of_rank.len() == 3));
-        assert_eq!(batches.iter().flatten().map(|batch| batch.rows.len()).sum::<usize>(), 3);
+        assert_eq!(
+            batches.iter().flatten().map(|batch| batch.draws.len()).sum::<usize>(),
+            3
+        );
     }
 
     #[test]

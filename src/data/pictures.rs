@@ -157,10 +157,8 @@ mod tests {
             on_bad_image: OnBadImage::Skip,
             pictures: budget.map(|budget| Arc::new(PictureCache::new(ROWS, left(budget)))),
         };
-        let batch = |number: u32| MicroBatch {
-            epoch: number / 2,
-            rows: (0..ROWS as u32).filter(|row| row % 2 == number % 2).collect(),
-        };
+        let batch =
+            |number: u32| MicroBatch::of_rows(number / 2, (0..ROWS as u32).filter(move |row| row % 2 == number % 2));
         let mut loader = Loader::new(drawn.clone(), (0..6).map(batch), config).unwrap();
         let mut bits = Vec::new();
         while let Some(batch) = loader.next().unwrap() {

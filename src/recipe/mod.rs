@@ -85,6 +85,8 @@ pub struct Recipe {
     pub eval_transform: EvalTransform,
     /// false: samples in the order of the dataset, in every epoch.
     pub shuffle: bool,
+    /// Draw the samples of an epoch with replacement, every class as often as any other.
+    pub balanced_sampling: bool,
     /// What to do with an image that cannot be decoded.
     pub on_bad_image: OnBadImage,
 

@@ -1,6 +1,7 @@
 //! Ranges of a recipe's values, and combinations that contradict themselves. What depends on a dataset or a machine is
 //! checked where the run is decided.
 
+mod aids;
 mod ranges;
 
 pub use ranges::Violation;
@@ -60,6 +61,7 @@ pub fn check(recipe: &Recipe) -> Result<(), Violation> {
             "choose `constant_with_warmup`, or set no warm-up",
         ));
     }
+    aids::check(r)?;
     check_intervals(r)?;
 
     if let Some(gigabytes) = r.image_cache_gb {

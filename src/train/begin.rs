@@ -66,7 +66,7 @@ impl<'a> Trainer<'a> {
         if recipe.sync_batch_norm {
             model.normalize_over(ranks.clone());
         }
-        let plan = plan(recipe, splits.train.len(), collective.world());
+        let plan = plan(recipe, &splits.train, collective.world());
         let epochs = run
             .total_steps
             .saturating_sub(state.global_step)
@@ -239,17 +239,17 @@ fn start(run: &Run, model: &mut Model, classes: &[String], collective: &dyn Coll
     Ok(start)
 }
 
-fn plan(recipe: &Recipe, samples: usize, world: usize) -> Plan {
+fn plan(recipe: &Recipe, train: &Dataset, world: usize) -> Plan {
+    let seed = recipe.data_seed.unwrap_or(recipe.seed);
     Plan {
-        samples,
+        samples: train.len(),
         micro_batch: recipe.per_device_train_batch_size,
         accumulation: recipe.gradient_accumulation_steps,
         world,
-        order: match recipe.shuffle {
-            true => Order::Shuffled {
-                seed: recipe.data_seed.unwrap_or(recipe.seed),
-            },
-            false => Order::AsStored,
+        order: match (recipe.balanced_sampling, recipe.shuffle) {
+            (true, _) => Order::balanced(seed, (0..train.len()).map(|row| train.label(row))),
+            (false, true) => Order::Shuffled { seed },
+            (false, false) => Order::AsStored,
         },
     }
 }

@@ -43,10 +43,7 @@ impl Evaluator {
         let rows: Vec<u32> = evaluation_share(self.dataset.len(), rank, world).collect();
         let batches: Vec<MicroBatch> = rows
             .chunks(self.batch)
-            .map(|rows| MicroBatch {
-                epoch: 0,
-                rows: rows.to_vec(),
-            })
+            .map(|rows| MicroBatch::of_rows(0, rows.iter().copied()))
             .collect();
         let mut loader = Loader::new(self.dataset.clone(), batches.into_iter(), self.loader.clone())?;
         let mut outcomes = Vec::with_capacity(rows.len());

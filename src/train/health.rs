@@ -62,11 +62,13 @@ fn partner(name: &str) -> Option<String> {
     name.contains("lora_A").then(|| name.replace("lora_A", "lora_B"))
 }
 
-/// Errors unless the loss of a micro-batch on this rank is a number; `rows` are the samples that it is made of.
-pub fn finite_loss(loss: f64, step: u64, collective: &dyn Collective, rows: &[u64]) -> Result<()> {
+/// Errors unless the loss of a micro-batch on this rank is a number; `names` are the draws that it is made of.
+pub fn finite_loss(loss: f64, step: u64, collective: &dyn Collective, names: &[u64]) -> Result<()> {
     if loss.is_finite() {
         return Ok(());
     }
+    // The lower half of a name is the row.
+    let rows: Vec<u32> = names.iter().map(|name| *name as u32).collect();
     Err(Error::Training {
         step,
         what: format!(

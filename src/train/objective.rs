@@ -6,7 +6,7 @@
 
 use candle_core::Tensor;
 
-use crate::data::{Batch, Dataset, EpochOrder, Plan};
+use crate::data::{Batch, Dataset, Draw, EpochOrder, Plan};
 use crate::error::Result;
 use crate::ops::cross_entropy::CrossEntropy;
 use crate::ops::soft_cross_entropy::{Targets, soft_cross_entropy};
@@ -43,9 +43,9 @@ impl Objective {
         match &mut self.weighted {
             None => places.len() as f64,
             Some(Weighted { weights, labels, order }) => {
-                let rows = &order.rows(plan.epoch(step))[places];
-                let weight = |row: &u32| f64::from(weights[labels[*row as usize] as usize]);
-                rows.iter().map(weight).sum()
+                let draws = &order.draws(plan.epoch(step))[places];
+                let weight = |draw: &Draw| f64::from(weights[labels[draw.row as usize] as usize]);
+                draws.iter().map(weight).sum()
             }
         }
     }

@@ -31,6 +31,7 @@ const FIXED: &[&str] = &[
     "seed",
     "data_seed",
     "shuffle",
+    "balanced_sampling",
     "sync_batch_norm",
 ];
 /// What says nothing about the numbers that come out.

@@ -3,6 +3,8 @@
 use clap::Args;
 use serde::Serialize;
 
+use crate::cli::typed::boolean;
+
 /// As the other flags: keys of the recipe; what was not typed is None.
 #[derive(Args, Debug, Serialize)]
 #[command(next_help_heading = "Training aids")]
@@ -11,4 +13,8 @@ pub struct Aids {
     #[arg(long, value_name = "none|balanced|X,X,…|FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     class_weights: Option<String>,
+    /// Draw the samples of an epoch with replacement, every class as often as any other
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    balanced_sampling: Option<bool>,
 }

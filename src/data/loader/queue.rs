@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
 use super::{BadImage, LoaderStatistics};
-use crate::data::MicroBatch;
+use crate::data::{Draw, MicroBatch};
 use crate::error::{Error, Result};
 use crate::ops::parts::{Part, Whole, parts};
 
@@ -37,11 +37,11 @@ struct State {
 
 struct Unfinished {
     epoch: u32,
-    rows: Vec<u32>,
-    /// Of rows that nobody has taken, the next one last.
+    draws: Vec<Draw>,
+    /// Of draws that nobody has taken, the next one last.
     parts: Vec<Part>,
     values: Whole,
-    /// Label of each row that is decoded.
+    /// Label of each draw that is decoded.
     labels: Vec<Option<u32>>,
     missing: usize,
     /// What makes the batch impossible: that of the first row.
@@ -51,7 +51,7 @@ struct Unfinished {
 /// One picture to decode.
 pub(super) struct Task {
     pub epoch: u32,
-    pub row: u32,
+    pub draw: Draw,
     /// Where its sample goes.
     pub part: Part,
     pub place: Place,
@@ -113,10 +113,10 @@ impl Queue {
                 .find(|(_, batch)| !batch.parts.is_empty());
             if let Some((index, batch)) = open {
                 let part = batch.parts.pop()?;
-                let at = batch.rows.len() - batch.parts.len() - 1;
+                let at = batch.draws.len() - batch.parts.len() - 1;
                 return Some(Task {
                     epoch: batch.epoch,
-                    row: batch.rows[at],
+                    draw: batch.draws[at],
                     part,
                     place: Place {
                         batch: front + index as u64,
@@ -142,17 +142,17 @@ impl Queue {
     }
 
     fn begin(&self, micro_batch: MicroBatch) -> Unfinished {
-        let rows = micro_batch.rows;
-        let (values, mut parts) = parts(rows.len(), self.sample_len);
+        let draws = micro_batch.draws;
+        let (values, mut parts) = parts(draws.len(), self.sample_len);
         parts.reverse();
         Unfinished {
             epoch: micro_batch.epoch,
             parts,
             values,
-            labels: vec![None; rows.len()],
-            missing: rows.len(),
+            labels: vec![None; draws.len()],
+            missing: draws.len(),
             failure: None,
-            rows,
+            draws,
         }
     }
 
@@ -219,14 +219,14 @@ impl Queue {
     fn assemble(&self, batch: Unfinished) -> Finished {
         let mut values = batch.values.into_vec();
         let (mut labels, mut samples) = (Vec::new(), Vec::new());
-        for (place, (row, label)) in batch.rows.iter().zip(batch.labels).enumerate() {
+        for (place, (draw, label)) in batch.draws.iter().zip(batch.labels).enumerate() {
             let Some(label) = label else { continue };
             if samples.len() < place {
                 let from = place * self.sample_len;
                 values.copy_within(from..from + self.sample_len, samples.len() * self.sample_len);
             }
             labels.push(label);
-            samples.push(*row as u64);
+            samples.push(draw.name());
         }
         values.truncate(samples.len() * self.sample_len);
         Finished {

@@ -59,9 +59,9 @@ impl Samples for Drawn {
 fn plan(sizes: &[usize], rows: usize) -> Vec<MicroBatch> {
     let mut next = 0;
     let micro_batch = |&size: &usize| {
-        let rows = (next..next + size).map(|row| (row * 7 % rows) as u32).collect();
+        let rows = (next..next + size).map(|row| (row * 7 % rows) as u32);
         next += size;
-        MicroBatch { epoch: 3, rows }
+        MicroBatch::of_rows(3, rows)
     };
     sizes.iter().map(micro_batch).collect()
 }
@@ -111,7 +111,7 @@ fn batches_come_in_the_order_of_the_plan_whoever_decodes() {
         .into_iter()
         .map(|batch| {
             let named = |row: u32| (row as u64, row + 100, (row as f32 / 255.0 - 0.5) / 0.5);
-            batch.rows.into_iter().map(named).collect()
+            batch.draws.into_iter().map(|draw| named(draw.row)).collect()
         })
         .collect();
     let slow = |row: usize| if row.is_multiple_of(11) { Bad::Slow } else { Bad::No };

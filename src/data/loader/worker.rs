@@ -29,12 +29,12 @@ fn take_tasks(queue: &Queue, samples: &dyn Samples, config: &LoaderConfig) -> Re
     let mut workplace = new_workplace()?;
     while let Some(Task {
         epoch,
-        row,
+        draw,
         part,
         place,
     }) = queue.take()
     {
-        let row = row as usize;
+        let row = draw.row as usize;
         let mut spent = LoaderStatistics::default();
         let made = catch_unwind(AssertUnwindSafe(|| {
             let cache = config.pictures.as_deref();
@@ -58,7 +58,7 @@ fn take_tasks(queue: &Queue, samples: &dyn Samples, config: &LoaderConfig) -> Re
             let name = SampleName {
                 seed: config.seed,
                 epoch,
-                sample: row as u64,
+                sample: draw.name(),
             };
             let transform = &config.transform;
             match part.fill(|sample_chw| transform.apply_to(picture, name, &mut workplace, sample_chw)) {
