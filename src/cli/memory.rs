@@ -64,7 +64,10 @@ fn pixels(inputs: &Inputs) -> usize {
 fn of_image(inputs: &Inputs, recipe: &Recipe) -> (usize, usize) {
     let (height, width) = inputs.preprocessor.input_size();
     match &inputs.model {
-        Model::Vit(vit) => (step(vit.config(), recipe), passing(vit.config())),
+        Model::Vit(vit) => (
+            step(vit.config(), vit.config().layers - vit.lowest(), recipe),
+            passing(vit.config()),
+        ),
         Model::ResNet(resnet) => residual(resnet.config(), recipe.method, height, width),
     }
 }
@@ -97,15 +100,15 @@ fn weights(method: Method, trained: usize, all: usize) -> usize {
     4 * trained + (all - trained.min(all)) * (1 + packed)
 }
 
-/// Floats of one image in a training step: what is kept of all blocks, and what passes through one.
-fn step(config: &VitConfig, recipe: &Recipe) -> usize {
+/// Floats of one image in a training step: what is kept of so many blocks, and what passes through one.
+fn step(config: &VitConfig, kept: usize, recipe: &Recipe) -> usize {
     let (s, d, m) = (config.tokens(), config.hidden_size, config.intermediate_size);
     // x, q, k, v, the heads' output, x_mid and the MLP's inner values.
     let block = s * (6 * d + m);
     match recipe.method {
         Method::Head => passing(config),
-        _ if recipe.gradient_checkpointing => config.layers * s * d + block + passing(config),
-        Method::Lora | Method::Full => config.layers * block + passing(config),
+        _ if recipe.gradient_checkpointing => kept * s * d + block + passing(config),
+        Method::Lora | Method::Full => kept * block + passing(config),
     }
 }
 

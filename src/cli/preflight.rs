@@ -43,7 +43,8 @@ impl<'a> Preflight<'a> {
                 recipe.lora_dropout,
                 recipe.lora_target_modules.join(", ")
             ),
-            Method::Full => "all weights".to_owned(),
+            Method::Full if recipe.freeze.is_empty() => "all weights".to_owned(),
+            Method::Full => format!("all weights but {}", recipe.freeze.join(", ")),
             Method::Head => "the classifier alone".to_owned(),
         };
         format!("{text}\ntrained: {what}\n{}", trainable(&self.inputs.model))

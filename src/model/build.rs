@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Tensor};
 
+use super::anatomy::{Anatomy, Part};
 use super::config::{QkvBias, VitConfig};
 use super::fit::{Expected, fit};
 use super::names::{self, Matrix};
@@ -65,7 +66,7 @@ pub fn counts(config: &VitConfig, training: &Training) -> (usize, usize) {
     let trained = layout(config, &specs, training).count();
     match training {
         Training::Lora(_) => (trained, model + trained),
-        Training::Full | Training::Head => (trained, model),
+        Training::Full | Training::AllBut(_) | Training::Head => (trained, model),
     }
 }
 
@@ -76,6 +77,9 @@ pub(super) fn assemble(
     seed: u64,
     placement: &Placement,
 ) -> Result<Parts> {
+    if let Training::AllBut(frozen) = training {
+        anatomy(config).check(frozen, &config.path)?;
+    }
     let specs = specs(config);
     let parameters = Parameters::new(layout(config, &specs, training), placement.clone())?;
     let builder = Builder {
@@ -160,12 +164,41 @@ fn specs(config: &VitConfig) -> Vec<Spec> {
         .collect()
 }
 
+fn anatomy(config: &VitConfig) -> Anatomy {
+    Anatomy {
+        bottom: "embeddings",
+        repeated: "layers",
+        count: config.layers,
+        top: Some("layernorm"),
+    }
+}
+
+/// The part that a tensor belongs to; None: the classifier.
+fn part(name: &str) -> Option<Part> {
+    let inner = name.strip_prefix("vit.")?;
+    if inner.starts_with("embeddings.") {
+        return Some(Part::Bottom);
+    }
+    match inner.strip_prefix("encoder.layer.") {
+        Some(rest) => Some(Part::Repeated(rest.split('.').next()?.parse().ok()?)),
+        None => Some(Part::Top),
+    }
+}
+
 /// What is trained, in order.
 fn layout(config: &VitConfig, specs: &[Spec], training: &Training) -> Layout {
     let mut layout = Layout::default();
     let is_head = |spec: &&Spec| spec.name.starts_with("classifier.");
     match training {
         Training::Full => specs.iter().for_each(|s| layout.push(&s.name, &s.shape, s.decay())),
+        Training::AllBut(frozen) => {
+            let anatomy = anatomy(config);
+            let is_frozen = |spec: &&Spec| part(&spec.name).is_some_and(|part| anatomy.is_frozen(part, frozen));
+            specs
+                .iter()
+                .filter(|spec| !is_frozen(spec))
+                .for_each(|s| layout.push(&s.name, &s.shape, s.decay()));
+        }
         Training::Head => specs
             .iter()
             .filter(is_head)
@@ -257,7 +290,7 @@ impl Builder<'_> {
                 .iter()
                 .map(|&target| Ok((target, self.adapter(lora, layer, target)?)))
                 .collect::<Result<Vec<_>>>()?,
-            Training::Full | Training::Head => Vec::new(),
+            Training::Full | Training::AllBut(_) | Training::Head => Vec::new(),
         };
         Ok(Block {
             norm_before,

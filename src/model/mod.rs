@@ -11,6 +11,7 @@ pub mod resnet;
 pub mod vit;
 pub mod weights;
 
+mod anatomy;
 mod build;
 mod fields;
 mod fit;

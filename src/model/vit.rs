@@ -21,6 +21,7 @@ use crate::ops::dropout::DropoutNames;
 use crate::ops::meter::{Part, part};
 use crate::ops::storage::tensor;
 use crate::optim::Parameters;
+use crate::recipe::FrozenPart;
 
 /// Which parameters are trained.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +30,8 @@ pub enum Training {
     Lora(LoraConfig),
     /// Everything.
     Full,
+    /// Everything but these parts.
+    AllBut(Vec<FrozenPart>),
     /// The classifier.
     Head,
 }
@@ -133,7 +136,7 @@ impl Vit {
         let _classifier = part(Part::Classifier);
         let logits = self.classifier.forward(&features_b1d)?.squeeze(1)?;
         self.kept = Some(Kept {
-            patches_btk: (self.training == Training::Full).then_some(patches_btk),
+            patches_btk: self.embeddings.is_trained().then_some(patches_btk),
             blocks: kept_blocks,
             x_b1d: x,
             moments,
@@ -155,22 +158,25 @@ impl Vit {
         let dlogits_b1c = dlogits_bc.unsqueeze(1)?;
         let classifier = part(Part::Classifier);
         self.classifier.backward_weights(&kept.features_b1d, &dlogits_b1c)?;
-        if self.training == Training::Head {
+        let lowest = self.lowest();
+        if lowest == self.blocks.len() && !self.norm.is_trained() {
             return Ok(());
         }
         let names = kept.names.take();
         let names = names.as_ref().map(OwnedNames::names);
         let dfeatures = self.classifier.backward(&dlogits_b1c)?;
         drop(classifier);
+        if lowest == self.blocks.len() {
+            return self.norm.backward_weights(&dfeatures, &kept.x_b1d, &kept.moments);
+        }
         let mut dx = kept.x_b1d.zeros_like()?;
         self.norm.backward_into(&dx, &dfeatures, &kept.x_b1d, &kept.moments)?;
-        let lowest = self.lowest();
         for (i, block) in self.blocks.iter().enumerate().skip(lowest).rev() {
             let block_kept = match kept.blocks.pop().expect("one for every block from the lowest on") {
                 OfBlock::All(kept) => kept,
                 OfBlock::Input(x_bsd) => block.activations(&x_bsd, names.as_ref())?,
             };
-            let below = match i == lowest && self.training != Training::Full {
+            let below = match i == lowest && !self.embeddings.is_trained() {
                 true => Below::NotNeeded,
                 false => Below::Needed,
             };
@@ -267,11 +273,11 @@ impl Vit {
         tensor(Vec::new(), (0, self.config.classes.len()))
     }
 
-    /// The lowest block in which, or below which, something is trained.
-    fn lowest(&self) -> usize {
-        match self.training {
-            Training::Full => 0,
-            _ => self
+    /// The lowest block in which, or below which, something is trained; as many as there are blocks if that is nowhere.
+    pub fn lowest(&self) -> usize {
+        match self.embeddings.is_trained() {
+            true => 0,
+            false => self
                 .blocks
                 .iter()
                 .position(Block::is_trained)

@@ -96,9 +96,19 @@ impl Block {
             output.backward(&dx_mid)?
         };
         let h = self.norm_before.again(&kept.x_bsd, &kept.moments_before)?;
-        let Some(dh) = self.attention.backward(&do_bqd, &h, &kept.attention, names, below)? else {
+        // The norm's own weights need dh even if nothing below needs dx.
+        let of_input = match self.norm_before.is_trained() {
+            true => Below::Needed,
+            false => below,
+        };
+        let Some(dh) = self.attention.backward(&do_bqd, &h, &kept.attention, names, of_input)? else {
             return Ok(None);
         };
+        if below == Below::NotNeeded {
+            self.norm_before
+                .backward_weights(&dh, &kept.x_bsd, &kept.moments_before)?;
+            return Ok(None);
+        }
         let dx = match self.tokens {
             Tokens::All => dx_mid,
             Tokens::First => residual::first_tokens(&dx_mid, kept.x_bsd.dims()[1])?,

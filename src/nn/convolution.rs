@@ -96,6 +96,11 @@ pub struct StemKept {
 }
 
 impl Stem {
+    /// Are its weights trained?
+    pub fn is_trained(&self) -> bool {
+        self.convolution.weight.gradient.is_some()
+    }
+
     /// Images with channels outermost [b,c,h,w] → maps.
     pub fn forward(&self, x_bchw: &Tensor, together: &Together) -> Result<(Maps, StemKept)> {
         let _norm = part(Part::BatchNorm);

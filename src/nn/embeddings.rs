@@ -19,6 +19,11 @@ pub struct Embeddings {
 }
 
 impl Embeddings {
+    /// Are they trained?
+    pub fn is_trained(&self) -> bool {
+        self.cls.gradient.is_some()
+    }
+
     /// x[b,c,h,w] → tokens [b,s,d], and the patches for the backward pass.
     pub fn forward(&self, x_bchw: &Tensor) -> Result<(Tensor, Tensor)> {
         let _embeddings = part(Part::Embeddings);

@@ -20,5 +20,5 @@ pub use embeddings::Embeddings;
 pub use linear::{Linear, Weight};
 pub use low_rank::LowRank;
 pub use norm::LayerNorm;
-pub use residual_layer::{ResidualKept, ResidualLayer};
+pub use residual_layer::{ResidualKept, ResidualLayer, Wanted};
 pub use self_attention::{Below, Projection, SelfAttention};

@@ -36,7 +36,13 @@ impl LayerNorm {
         layer_norm::layer_norm_backward(dx_nd, dy_nd, x_nd, moments, &self.weight.value)
     }
 
-    fn backward_weights(&self, dy_nd: &Tensor, x_nd: &Tensor, moments: &Moments) -> Result<()> {
+    /// Is it trained?
+    pub fn is_trained(&self) -> bool {
+        self.weight.gradient.is_some()
+    }
+
+    /// Adds to the gradients of weight and bias if they are trained.
+    pub fn backward_weights(&self, dy_nd: &Tensor, x_nd: &Tensor, moments: &Moments) -> Result<()> {
         match (&self.weight.gradient, &self.bias.gradient) {
             (Some(gw), Some(gb)) => layer_norm::layer_norm_backward_weights(gw, gb, dy_nd, x_nd, moments),
             _ => Ok(()),

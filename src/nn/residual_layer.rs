@@ -35,6 +35,16 @@ pub struct ResidualKept {
 }
 
 impl ResidualLayer {
+    /// Are its weights trained?
+    pub fn is_trained(&self) -> bool {
+        self.main[0].weight.gradient.is_some()
+    }
+
+    /// How many there are, each with a normalisation.
+    pub fn convolutions(&self) -> usize {
+        self.main.len() + usize::from(self.shortcut.is_some())
+    }
+
     pub fn forward(&self, x: &Maps, together: &Together) -> Result<(Maps, ResidualKept)> {
         let _norms = part(Part::BatchNorm);
         let mut main: Vec<(Maps, ConvolutionKept)> = Vec::with_capacity(self.main.len());
@@ -89,15 +99,24 @@ impl ResidualLayer {
         Ok(input)
     }
 
-    /// From dy, which has no margin and is used up, to dx; adds to the gradients of all weights.
-    pub fn backward(&self, dy: Maps, mut kept: ResidualKept, together: &Together) -> Result<Maps> {
+    /// From dy, which has no margin and is used up, to dx (None if it is not wanted); adds to the gradients of all weights.
+    pub fn backward(
+        &self,
+        dy: Maps,
+        mut kept: ResidualKept,
+        together: &Together,
+        wanted: Wanted,
+    ) -> Result<Option<Maps>> {
         let _norms = part(Part::BatchNorm);
         rectify_backward(&dy, &kept.y)?;
         let x = kept.main[0].0.clone();
         let dx = match (&self.shortcut, kept.shortcut.take()) {
             (Some(shortcut), Some(kept)) => {
-                let dz = shortcut.backward_weights(&dy, &x, &kept, Passes::All, together, Wanted::Input)?;
-                Some(shortcut.backward(&dz, x.shape())?)
+                let dz = shortcut.backward_weights(&dy, &x, &kept, Passes::All, together, wanted)?;
+                match wanted {
+                    Wanted::Input => Some(shortcut.backward(&dz, x.shape())?),
+                    Wanted::WeightsAlone => None,
+                }
             }
             _ => None,
         };
@@ -108,16 +127,20 @@ impl ResidualLayer {
                 true => Passes::All,
                 false => Passes::Positive(&of_this.norm.affine),
             };
-            let dz = convolution.backward_weights(&g, &input, &of_this, passes, together, Wanted::Input)?;
+            let of_this_wanted = if i > 0 { Wanted::Input } else { wanted };
+            let dz = convolution.backward_weights(&g, &input, &of_this, passes, together, of_this_wanted)?;
             drop(of_this);
             if i > 0 {
                 g = convolution.backward(&dz, input.shape())?;
                 continue;
             }
+            if wanted == Wanted::WeightsAlone {
+                return Ok(None);
+            }
             // What went past the main way is there already.
             let dx = dx.unwrap_or(dy);
             convolution.backward_into(&dx, &dz)?;
-            return Ok(dx);
+            return Ok(Some(dx));
         }
         unreachable!("a layer has convolutions")
     }

@@ -6,6 +6,7 @@
 
 mod choices;
 mod class_weights;
+mod freeze;
 mod keys;
 mod layers;
 mod metric;
@@ -20,6 +21,7 @@ pub use choices::{
     Schedule, TransformKind,
 };
 pub use class_weights::ClassWeights;
+pub use freeze::FrozenPart;
 pub use keys::{ALIASES, nearest};
 pub use layers::{BUILT_IN, Layer, Origin, built_in, named, resolve};
 pub use metric::{Average, BestMetric, Better, Figure};
@@ -38,6 +40,8 @@ pub struct Recipe {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_revision: Option<String>,
     pub method: Method,
+    /// Parts of the model that are not trained: `embeddings`, `layers.0-5`, or how many of the lowest layers.
+    pub freeze: Vec<String>,
     pub lora_r: usize,
     pub lora_alpha: f64,
     pub lora_dropout: f64,

@@ -7,7 +7,7 @@ use crate::data::{Columns, Dataset, Preprocessor, Source, TestSize};
 use crate::error::{Error, Result};
 use crate::model::{Activations, LoadReport, LoraConfig, Model, Training};
 use crate::ops::device::Placement;
-use crate::recipe::{AUTO_SPLIT, Interval, Method, Recipe};
+use crate::recipe::{AUTO_SPLIT, FrozenPart, Interval, Method, Recipe};
 
 /// Where a recipe's inputs lie on this machine, whatever their names in it are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,7 +123,11 @@ impl Inputs {
         let path = places.model.as_path();
         let preprocessor = Preprocessor::read(path)?;
         let training = match (recipe.method, &places.adapter) {
-            (Method::Full, _) => Training::Full,
+            (Method::Full, _) if recipe.freeze.is_empty() => Training::Full,
+            (Method::Full, _) => {
+                let parts = recipe.freeze.iter().map(|part| FrozenPart::read(part));
+                Training::AllBut(parts.map(|part| part.expect("validated")).collect())
+            }
             (Method::Head, _) => Training::Head,
             (Method::Lora, Some(adapter)) => Training::Lora(LoraConfig {
                 dropout: recipe.lora_dropout,

@@ -24,6 +24,7 @@ pub struct Resumed {
 /// What a run must have in common with the one that wrote its checkpoint; anything else may be changed on the way.
 const FIXED: &[&str] = &[
     "method",
+    "freeze",
     "lora_r",
     "lora_alpha",
     "lora_dropout",

@@ -1,16 +1,22 @@
-//! Weighted and mixed losses against what torch and timm computed (tests/fixtures/training_aids.py).
+//! Weighted and mixed losses and partly frozen ResNets against what torch, timm and transformers computed
+//! (tests/fixtures/training_aids.py).
 
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use dtrain::model::{ResNet, ResNetConfig, Training};
 use dtrain::ops::soft_cross_entropy::{Mixed, Targets, soft_cross_entropy};
+use dtrain::recipe::FrozenPart;
 use safetensors::SafeTensors;
+use serde_json::json;
 
-use super::close;
+use super::{close, set};
 
-/// A tensor of the fixture, as f32 or u32 of four bytes each.
-fn stored<T>(name: &str, of: fn([u8; 4]) -> T) -> Vec<T> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/training_aids.safetensors");
+const AIDS: &str = "training_aids.safetensors";
+
+/// A tensor of a fixture, as f32 or u32 of four bytes each.
+fn stored<T>(file: &str, name: &str, of: fn([u8; 4]) -> T) -> Vec<T> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(file);
     let bytes = std::fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let tensor = file.tensor(name).unwrap_or_else(|_| panic!("no {name}"));
@@ -24,7 +30,7 @@ fn stored<T>(name: &str, of: fn([u8; 4]) -> T) -> Vec<T> {
 }
 
 fn floats(name: &str) -> Vec<f32> {
-    stored(name, f32::from_le_bytes)
+    stored(AIDS, name, f32::from_le_bytes)
 }
 
 fn tensor(name: &str, shape: &[usize]) -> Tensor {
@@ -36,8 +42,8 @@ fn tensor(name: &str, shape: &[usize]) -> Tensor {
 fn weighted_and_mixed_losses_are_torchs() {
     let logits = tensor("loss.logits", &[6, 7]);
     let (labels, second_labels) = (
-        stored("loss.labels", u32::from_le_bytes),
-        stored("loss.second_labels", u32::from_le_bytes),
+        stored(AIDS, "loss.labels", u32::from_le_bytes),
+        stored(AIDS, "loss.second_labels", u32::from_le_bytes),
     );
     let (weights, shares) = (floats("loss.weights"), floats("loss.shares"));
     let of_labels: f64 = labels.iter().map(|label| f64::from(weights[*label as usize])).sum();
@@ -73,5 +79,58 @@ fn weighted_and_mixed_losses_are_torchs() {
                 ours.sum_loss
             );
         }
+    }
+}
+
+/// What is frozen computes as in inference and keeps its statistics; what is not has torch's gradients.
+#[test]
+fn a_partly_frozen_resnet_is_transformers() {
+    let config = json!({
+        "model_type": "resnet", "embedding_size": 5, "layer_type": "basic", "hidden_sizes": [6, 10], "depths": [2, 1],
+        "id2label": {"0": "a", "1": "b", "2": "c"},
+    });
+    let config = ResNetConfig::from_json(config, Path::new("config.json")).unwrap();
+    let resnet = |frozen: &str| {
+        let training = Training::AllBut(vec![FrozenPart::read(frozen).unwrap()]);
+        ResNet::random(config.clone(), &training, 1, &Device::Cpu)
+    };
+    let variant = |name: &str, shape: &[usize]| {
+        let values = stored(
+            "resnet_variants.safetensors",
+            &format!("basic.{name}"),
+            f32::from_le_bytes,
+        );
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    };
+    let mut ours = resnet("1").unwrap();
+    let statistics = ours.statistics().named().unwrap();
+    for (name, to) in ours.tensors().iter().chain(&statistics) {
+        if !name.ends_with("num_batches_tracked") {
+            set(to, &variant(&format!("first.{name}"), to.dims()));
+        }
+    }
+    let logits = ours.forward(&variant("pixels", &[3, 3, 37, 29])).unwrap();
+    close("logits", &logits, &tensor("frozen.logits", &[3, 3]), 2e-5);
+    ours.backward(&variant("upstream", &[3, 3])).unwrap();
+    // The last stage (two convolutions and a shortcut, each with a weight and two of its normalisation), and the classifier.
+    assert_eq!(ours.parameters().entries.len(), 3 * 3 + 2);
+    for (at, entry) in ours.parameters().entries.iter().enumerate() {
+        let expected = tensor(&format!("frozen.gradient.{}", entry.name), &entry.shape);
+        close(&entry.name, &ours.parameters().gradient(at).unwrap(), &expected, 1e-4);
+    }
+    for (name, after) in ours.statistics().named().unwrap() {
+        let after = after.to_dtype(candle_core::DType::F32).unwrap();
+        close(
+            &name,
+            &after,
+            &tensor(&format!("frozen.after.{name}"), after.dims()),
+            1e-5,
+        );
+    }
+    // All stages: the classifier alone is left. A part above a trained one cannot be frozen.
+    assert_eq!(resnet("2").unwrap().parameters().entries.len(), 2);
+    for frozen in ["stages.1", "stages.0-1"] {
+        let error = resnet(frozen).err().expect(frozen).to_string();
+        assert!(error.contains("must be its lowest"), "{error}");
     }
 }

@@ -6,6 +6,7 @@ use dtrain::nn::Projection;
 use dtrain::ops::cross_entropy::cross_entropy;
 use dtrain::ops::dropout::{Dropout, dropout};
 use dtrain::optim::{AdamW, AdamWConfig};
+use dtrain::recipe::FrozenPart;
 
 use super::reference::Reference;
 use super::{random, set};
@@ -72,6 +73,52 @@ fn gradients_add_up_and_an_empty_batch_adds_nothing() {
             "{once} {twice}"
         );
     }
+}
+
+#[test]
+fn what_is_not_frozen_has_the_gradients_of_the_whole_model() {
+    let run = |training: &Training, activations: Activations| {
+        let mut vit = lively(training);
+        vit.set_activations(activations);
+        let logits = vit.forward(&random(&[2, 3, 12, 12], 1, 1.0), None).unwrap();
+        vit.backward(&random(&[2, 4], 2, 1.0)).unwrap();
+        let parameters = vit.parameters();
+        let gradients = (0..parameters.entries.len()).map(|i| {
+            let gradient = parameters.gradient(i).unwrap().flatten_all().unwrap();
+            (parameters.entries[i].name.clone(), gradient.to_vec1::<f32>().unwrap())
+        });
+        let gradients: std::collections::BTreeMap<_, _> = gradients.collect();
+        (logits.to_vec2::<f32>().unwrap(), gradients, vit.lowest())
+    };
+    let (expected, whole, _) = run(&Training::Full, Activations::Kept);
+    // A block has 16 tensors, the embeddings 4, the norm and the classifier 2 each.
+    for (frozen, trained, lowest) in [
+        ("0", 52, 0),
+        ("2", 20, 2),
+        ("3", 4, 3),
+        ("layers.1", 40, 0),
+        ("layers", 8, 0),
+        ("embeddings layers.0-1 layernorm", 18, 2),
+        ("layernorm", 54, 0),
+        ("3 layernorm", 2, 3),
+    ] {
+        let parts = frozen.split(' ').map(|part| FrozenPart::read(part).unwrap());
+        let training = Training::AllBut(parts.collect());
+        for activations in [Activations::Kept, Activations::Recomputed] {
+            let (logits, gradients, lowest_trained) = run(&training, activations);
+            assert!(logits == expected, "{frozen}");
+            assert_eq!((gradients.len(), lowest_trained), (trained, lowest), "{frozen}");
+            for (name, gradient) in &gradients {
+                assert!(*gradient == whole[name], "{frozen}: {name}");
+            }
+        }
+    }
+    let training = Training::AllBut(vec![FrozenPart::read("layers.3").unwrap()]);
+    let error = Vit::random(small_config(), &training, 1, &Device::Cpu)
+        .err()
+        .expect("three layers")
+        .to_string();
+    assert!(error.contains("layers.0-2"), "{error}");
 }
 
 #[test]

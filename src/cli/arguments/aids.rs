@@ -9,6 +9,10 @@ use crate::cli::typed::boolean;
 #[derive(Args, Debug, Serialize)]
 #[command(next_help_heading = "Training aids")]
 pub struct Aids {
+    /// Parts of the model that are not trained: embeddings,layers.0-5, or the number of lowest layers
+    #[arg(long, value_name = "PARTS|N", value_delimiter = ',', num_args = 1..)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    freeze: Option<Vec<String>>,
     /// How much the samples of each class count in the training loss: none, balanced, numbers or a JSON file of them
     #[arg(long, value_name = "none|balanced|X,X,…|FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -6,8 +6,9 @@ use candle_core::{Device, Tensor};
 
 use super::config::{ConvolutionShape, LayerShape, ResNetConfig};
 use super::statistics::Statistics;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Training;
+use crate::model::anatomy::{Anatomy, Part};
 use crate::model::fit::{Expected, fit};
 use crate::model::report::LoadReport;
 use crate::model::weights::Checkpoint;
@@ -15,6 +16,7 @@ use crate::nn::{BatchNorm, Convolution, Linear, ResidualLayer, Stem, Weight};
 use crate::ops::storage::{tensor, update};
 use crate::optim::Decay;
 use crate::optim::parameters::{Layout, Parameters};
+use crate::recipe::FrozenPart;
 use crate::rng::{Purpose, Stream};
 
 /// nn.BatchNorm2d's defaults, which no config changes.
@@ -36,7 +38,7 @@ pub(super) struct Parts {
 pub(super) fn counts(config: &ResNetConfig, training: &Training) -> (usize, usize) {
     let specs = specs(config);
     let all = specs.iter().map(Spec::count).sum();
-    (layout(&specs, training).count(), all)
+    (layout(config, &specs, training).count(), all)
 }
 
 /// From a file, or, without one, from random values.
@@ -46,6 +48,9 @@ pub(super) fn assemble(
     file: Option<Checkpoint>,
     seed: u64,
 ) -> Result<Parts> {
+    if let Training::AllBut(frozen) = training {
+        check_frozen(config, frozen)?;
+    }
     let specs = specs(config);
     let norms = convolutions(config).map(|shape| (format!("{}.normalization", shape.name), shape.outputs));
     let mut statistics = Statistics::new(norms.collect())?;
@@ -54,7 +59,7 @@ pub(super) fn assemble(
         None => LoadReport::default(),
     };
     let mut builder = Builder {
-        parameters: Parameters::new(layout(&specs, training), &Device::Cpu)?,
+        parameters: Parameters::new(layout(config, &specs, training), &Device::Cpu)?,
         places: specs.into_iter().map(|spec| (spec.name.clone(), spec)).collect(),
         file,
         seed,
@@ -178,12 +183,52 @@ fn specs(config: &ResNetConfig) -> Vec<Spec> {
     all
 }
 
+fn anatomy(config: &ResNetConfig) -> Anatomy {
+    Anatomy {
+        bottom: "embedder",
+        repeated: "stages",
+        count: config.stages.len(),
+        top: None,
+    }
+}
+
+/// The part that a tensor belongs to; None: the classifier.
+fn part(name: &str) -> Option<Part> {
+    match name.strip_prefix("resnet.encoder.stages.") {
+        Some(rest) => Some(Part::Repeated(rest.split('.').next()?.parse().ok()?)),
+        None => name.starts_with("resnet.").then_some(Part::Bottom),
+    }
+}
+
+/// Errors: a part that there is not; one that lies above a trained one, through which no gradient goes: it computes as in
+/// inference.
+fn check_frozen(config: &ResNetConfig, frozen: &[FrozenPart]) -> Result<()> {
+    let anatomy = anatomy(config);
+    anatomy.check(frozen, &config.path)?;
+    let is_frozen = |part: Part| anatomy.is_frozen(part, frozen);
+    let parts = std::iter::once(Part::Bottom).chain((0..config.stages.len()).map(Part::Repeated));
+    match parts.skip_while(|part| is_frozen(*part)).any(is_frozen) {
+        false => Ok(()),
+        true => Err(Error::model(
+            &config.path,
+            "--freeze: the frozen parts of a ResNet must be its lowest ones",
+            "freeze embedder and the stages from 0 on, or give how many of the lowest stages",
+        )),
+    }
+}
+
 /// What is trained, in order. Biases are spared of decay; the weights of normalisations are not, since Trainer looks for
 /// another name.
-fn layout(specs: &[Spec], training: &Training) -> Layout {
+fn layout(config: &ResNetConfig, specs: &[Spec], training: &Training) -> Layout {
     let mut layout = Layout::default();
+    let anatomy = anatomy(config);
     for spec in specs {
-        if *training == Training::Full || spec.name.starts_with("classifier.") {
+        let is_trained = match (training, part(&spec.name)) {
+            (Training::Full, _) | (_, None) => true,
+            (Training::AllBut(frozen), Some(part)) => !anatomy.is_frozen(part, frozen),
+            _ => false,
+        };
+        if is_trained {
             let decay = match spec.name.ends_with(".bias") {
                 true => Decay::Spared,
                 false => Decay::Decayed,

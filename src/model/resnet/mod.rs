@@ -1,7 +1,7 @@
 //! The residual network (He et al. 2015) as Hugging Face's ResNetForImageClassification computes it: an explicit walk up
 //! its layers and down again.
 //!
-//! With only the classifier trained, the body computes as in inference, and its running statistics stay as they are.
+//! What lies below the lowest trained weight computes as in inference, and its running statistics stay as they are.
 
 mod build;
 mod config;
@@ -19,7 +19,7 @@ use super::weights::{self, Checkpoint};
 use super::{LoadReport, Training};
 use crate::collective::Collective;
 use crate::error::{Error, IoContext, Result};
-use crate::nn::{Linear, ResidualKept, ResidualLayer, Stem, StemKept, Together};
+use crate::nn::{Linear, ResidualKept, ResidualLayer, Stem, StemKept, Together, Wanted};
 use crate::ops::device::Placement;
 use crate::ops::maps::{Maps, MapsShape};
 use crate::ops::meter::{Part, part};
@@ -43,8 +43,10 @@ pub struct ResNet {
 
 /// What backward needs of the last forward.
 struct Kept {
-    /// None if the classifier alone is trained.
-    body: Option<(StemKept, Vec<ResidualKept>)>,
+    /// None if it is frozen.
+    stem: Option<StemKept>,
+    /// Of the layers from the lowest trained one on.
+    layers: Vec<ResidualKept>,
     last: MapsShape,
     features_bc: Tensor,
 }
@@ -109,7 +111,7 @@ impl ResNet {
 
     /// Must a rank without images take part in forward and backward, because others wait for it?
     pub fn needs_all_ranks(&self) -> bool {
-        matches!(self.together, Together::OfAllRanks(_)) && self.training == Training::Full
+        matches!(self.together, Together::OfAllRanks(_)) && self.lowest() < self.layers.len()
     }
 
     pub fn trainable_count(&self) -> usize {
@@ -126,25 +128,35 @@ impl ResNet {
         if self.images(pixels_bchw)? == 0 && !self.needs_all_ranks() {
             return self.no_logits();
         }
-        let (x, body) = match self.training {
-            Training::Full => {
-                let (mut x, stem) = self.stem.forward(pixels_bchw, &self.together)?;
-                let mut layers = Vec::with_capacity(self.layers.len());
-                for layer in &self.layers {
-                    let (y, kept) = layer.forward(&x, &self.together)?;
-                    layers.push(kept);
-                    x = y;
-                }
-                self.statistics.batches.iter_mut().for_each(|batches| *batches += 1);
-                (x, Some((stem, layers)))
+        let (mut x, stem) = match self.stem.is_trained() {
+            true => {
+                let (x, kept) = self.stem.forward(pixels_bchw, &self.together)?;
+                (x, Some(kept))
             }
-            _ => (self.body(pixels_bchw)?, None),
+            false => (self.stem.infer(pixels_bchw)?, None),
         };
+        let (frozen, trained) = self.layers.split_at(self.lowest());
+        for layer in frozen {
+            x = layer.infer(&x)?;
+        }
+        let mut layers = Vec::with_capacity(trained.len());
+        for layer in trained {
+            let (y, kept) = layer.forward(&x, &self.together)?;
+            layers.push(kept);
+            x = y;
+        }
+        let untouched = match self.stem.is_trained() {
+            true => 0,
+            false => 1 + frozen.iter().map(ResidualLayer::convolutions).sum::<usize>(),
+        };
+        let batches = self.statistics.batches.iter_mut().skip(untouched);
+        batches.for_each(|batches| *batches += 1);
         let _classifier = part(Part::Classifier);
         let features_bc = pool::mean_pool(&x)?;
         let logits = self.classifier.forward(&features_bc)?;
         self.kept = Some(Kept {
-            body,
+            stem,
+            layers,
             last: x.shape(),
             features_bc,
         });
@@ -162,16 +174,28 @@ impl ResNet {
         };
         let classifier = part(Part::Classifier);
         self.classifier.backward_weights(&kept.features_bc, dlogits_bc)?;
-        let Some((stem, mut layers)) = kept.body else {
+        let Kept { stem, mut layers, .. } = kept;
+        if layers.is_empty() {
             return Ok(());
-        };
+        }
         let mut dx = pool::mean_pool_backward(&self.classifier.backward(dlogits_bc)?, kept.last)?;
         drop(classifier);
-        for layer in self.layers.iter().rev() {
-            let kept = layers.pop().expect("one for every layer");
-            dx = layer.backward(dx, kept, &self.together)?;
+        let lowest = self.lowest();
+        for (i, layer) in self.layers.iter().enumerate().skip(lowest).rev() {
+            let kept = layers.pop().expect("one for every trained layer");
+            let wanted = match i == lowest && stem.is_none() {
+                true => Wanted::WeightsAlone,
+                false => Wanted::Input,
+            };
+            match layer.backward(dx, kept, &self.together, wanted)? {
+                Some(next) => dx = next,
+                None => return Ok(()),
+            }
         }
-        self.stem.backward(&dx, stem, &self.together)
+        match stem {
+            Some(stem) => self.stem.backward(&dx, stem, &self.together),
+            None => Ok(()),
+        }
     }
 
     /// pixels[b,c,h,w] → logits [b,classes], normalised with the running statistics, keeping nothing.
@@ -233,6 +257,17 @@ impl ResNet {
             kept: None,
         };
         Ok((resnet, report))
+    }
+
+    /// The lowest layer in which, or below which, something is trained; as many as there are layers if that is nowhere.
+    fn lowest(&self) -> usize {
+        match self.stem.is_trained() {
+            true => 0,
+            false => {
+                let lowest = self.layers.iter().position(ResidualLayer::is_trained);
+                lowest.unwrap_or(self.layers.len())
+            }
+        }
     }
 
     /// Everything below the pooling, as inference does it.

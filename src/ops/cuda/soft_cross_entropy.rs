@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 
 use super::memory::{contiguous, download, uploaded};
-use super::{Gpu, Output};
+use super::{Gpu, NULL, Output};
 use crate::error::Result;
 use crate::ops::launch;
 use crate::ops::soft_cross_entropy::Targets;
@@ -25,7 +25,7 @@ pub fn soft_cross_entropy(logits_bc: &Tensor, targets: &Targets, scale: f64) -> 
         Some(weights) => Some(uploaded(&gpu, weights, DType::F32)?),
         None => None,
     };
-    let address = |output: Option<&Output>| output.map_or(super::NULL, Output::address);
+    let address = |output: Option<&Output>| output.map_or(NULL, Output::address);
     let losses = Output::new(&gpu, b, DType::F32)?;
     let dlogits = Output::new(&gpu, b * c, logits.dtype)?;
     let call = gpu
@@ -40,9 +40,10 @@ pub fn soft_cross_entropy(logits_bc: &Tensor, targets: &Targets, scale: f64) -> 
         .arg(c as u32)
         .arg(c as u32)
         .arg(targets.smoothing as f32)
-        .arg(scale as f32);
-    // SAFETY: soft_cross_entropy_T(losses, dlogits, logits, labels, second, shares, weights, c, stride, smoothing, scale);
-    // lengths are checked by ops::soft_cross_entropy.
+        .arg(scale as f32)
+        .arg(NULL);
+    // SAFETY: soft_cross_entropy_T(losses, dlogits, logits, labels, second, shares, weights, c, stride, smoothing, scale,
+    // loss_scale), without a scale on the device; lengths are checked by ops::soft_cross_entropy.
     unsafe { call.launch(launch::cross_entropy(b)) }?;
     Ok((download(&gpu, losses.address(), b, 0f32)?, dlogits.into_tensor((b, c))))
 }

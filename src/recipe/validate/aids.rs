@@ -1,6 +1,6 @@
 //! Values of training aids that are out of range or contradict others.
 
-use super::super::Recipe;
+use super::super::{FrozenPart, Method, Recipe};
 use super::ranges::{Violation, violation};
 
 pub fn check(r: &Recipe) -> Result<(), Violation> {
@@ -10,6 +10,22 @@ pub fn check(r: &Recipe) -> Result<(), Violation> {
             "true",
             "samples are drawn at random, and shuffle = false asks for the order of the dataset",
             "leave one of the two out",
+        ));
+    }
+    if let Some(part) = r.freeze.iter().find(|part| FrozenPart::read(part).is_none()) {
+        return Err(violation(
+            "freeze",
+            part,
+            "this is no part of a model",
+            "give parts as `embeddings,layers.0-5`, or how many of the lowest layers: `6`",
+        ));
+    }
+    if !r.freeze.is_empty() && r.method != Method::Full {
+        return Err(violation(
+            "freeze",
+            r.freeze.join(","),
+            "only method full trains a model's own weights, of which some may be frozen",
+            "add `--method full`, or leave `freeze` out",
         ));
     }
     Ok(())
