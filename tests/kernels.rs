@@ -4,6 +4,8 @@
 
 #[path = "kernels/attention.rs"]
 mod attention;
+#[path = "kernels/average.rs"]
+mod average;
 #[path = "kernels/case.rs"]
 mod case;
 #[path = "kernels/gelu.rs"]
@@ -54,6 +56,11 @@ fn gelu_is_the_cpus() {
 #[test]
 fn adamw_is_the_cpus() {
     check(adamw::cases());
+}
+
+#[test]
+fn averages_are_the_cpus() {
+    check(average::cases());
 }
 
 #[test]

@@ -46,7 +46,8 @@ fn on_gpu(run: &Run, inputs: &Inputs) -> usize {
         // Values, gradients and moments in f32, and the rounded values.
         Precision::Fp16 | Precision::Bf16 => (4 * F32 + 2, 2),
     };
-    let weights = trained * own + (all - trained.min(all)) * compute;
+    let average = if recipe.ema_decay.is_some() { F32 } else { 0 };
+    let weights = trained * (own + average) + (all - trained.min(all)) * compute;
     let (of_step, of_pass) = of_image(inputs, recipe);
     let training = recipe.per_device_train_batch_size * of_step;
     let evaluating = recipe.per_device_eval_batch_size.min(run.eval_samples) * of_pass;
@@ -86,7 +87,8 @@ fn on_cpu(run: &Run, inputs: &Inputs) -> usize {
     let (of_step, of_pass) = of_image(inputs, recipe);
     let training = train * of_step;
     let evaluating = eval * of_pass + ahead(eval);
-    let floats = weights(recipe.method, trained, all) + ahead(train) + training.max(evaluating);
+    let average = if recipe.ema_decay.is_some() { trained } else { 0 };
+    let floats = weights(recipe.method, trained, all) + average + ahead(train) + training.max(evaluating);
     PROGRAM + F32 * floats
 }
 

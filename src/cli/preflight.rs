@@ -35,7 +35,7 @@ impl<'a> Preflight<'a> {
         for report in &self.inputs.loaded {
             text += &format!("\n{report}");
         }
-        let what = match recipe.method {
+        let mut what = match recipe.method {
             Method::Lora => format!(
                 "LoRA r {} alpha {} dropout {} on {}",
                 recipe.lora_r,
@@ -47,6 +47,9 @@ impl<'a> Preflight<'a> {
             Method::Full => format!("all weights but {}", recipe.freeze.join(", ")),
             Method::Head => "the classifier alone".to_owned(),
         };
+        if let Some(decay) = recipe.ema_decay {
+            what += &format!("; evaluated and saved: their moving average, decay {decay}");
+        }
         format!("{text}\ntrained: {what}\n{}", trainable(&self.inputs.model))
     }
 

@@ -6,6 +6,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod average;
 pub mod batch_norm;
 pub mod cast;
 pub mod ceilings;

@@ -1,11 +1,13 @@
 //! What is trained and how it moves: flat parameters, AdamW, clipping, the learning rate's schedule.
 
 pub mod adamw;
+mod average;
 pub mod parameters;
 mod scaler;
 mod schedule;
 
 pub use adamw::{AdamW, AdamWConfig};
+pub use average::MovingAverage;
 pub use parameters::{Decay, Parameter, Parameters};
 pub use scaler::{GradScaler, Gradients};
 pub use schedule::LearningRate;

@@ -124,6 +124,9 @@ pub struct Recipe {
     pub label_smoothing_factor: f64,
     /// Weights of the classes in the training loss.
     pub class_weights: ClassWeights,
+    /// Decay of a moving average of the weights, which is then evaluated and saved in their place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
     /// Batch normalisation over the samples of all ranks instead of each rank's own.
     pub sync_batch_norm: bool,
     pub precision: Precision,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::average::averaged;
 use super::bad_images::BadImages;
 use super::checkpoint::{LossSums, Position};
 use super::evaluate::Evaluator;
@@ -19,13 +20,14 @@ use crate::data::{Dataset, Loader, LoaderConfig, Order, Plan, Transform};
 use crate::error::Result;
 use crate::model::Model;
 use crate::ops::storage;
-use crate::optim::{AdamW, AdamWConfig, GradScaler, LearningRate};
+use crate::optim::{AdamW, AdamWConfig, GradScaler, LearningRate, MovingAverage};
 use crate::recipe::{Precision, Recipe};
 use crate::report::{EventFile, Progress, Stages, TrainerState};
 
 /// Where a run begins: at nothing, or after a checkpoint's step.
 struct Start {
     optimizer: AdamW,
+    average: Option<MovingAverage>,
     scaler: Option<GradScaler>,
     state: TrainerState,
     losses: LossSums,
@@ -56,6 +58,7 @@ impl<'a> Trainer<'a> {
         agree(recipe, &splits.train, class_weights.as_deref(), &model, collective)?;
         let Start {
             optimizer,
+            average,
             scaler,
             state,
             losses,
@@ -111,6 +114,7 @@ impl<'a> Trainer<'a> {
             run,
             collective,
             optimizer,
+            average,
             scaler,
             plan,
             objective,
@@ -184,6 +188,10 @@ fn start(run: &Run, model: &mut Model, classes: &[String], collective: &dyn Coll
     };
     let mut start = Start {
         optimizer: AdamW::new(parameters, config)?,
+        average: match recipe.ema_decay {
+            Some(decay) => Some(MovingAverage::new(decay, &averaged(model))?),
+            None => None,
+        },
         scaler: (run.precision == Precision::Fp16).then(GradScaler::new),
         state: new_state(run),
         losses: LossSums::default(),
@@ -221,6 +229,9 @@ fn start(run: &Run, model: &mut Model, classes: &[String], collective: &dyn Coll
     optimizer.steps = optimizer_steps;
     if let Some(statistics) = model.statistics_mut() {
         statistics.restore(&resumed.buffers.statistics, &batches_tracked)?;
+    }
+    if let Some(average) = &start.average {
+        average.restore(&[&resumed.buffers.average, &resumed.buffers.average_statistics])?;
     }
     if start.scaler.is_some() {
         start.scaler = scaler.or(start.scaler);

@@ -1,7 +1,8 @@
 //! Checkpoints: `checkpoint-<step>/`, the model in Hugging Face's layout and what resuming needs beside it.
 //!
 //! `dtrain_state.toml` holds everything that is text, `optimizer.safetensors` the flat buffers: the trained values and
-//! both moments, and running statistics where a model has them, f32, bit for bit. Random numbers have no state. Which step may be resumed how is left to `resume`.
+//! both moments, running statistics where a model has them, and the averages of a run that averages, f32, bit for bit. Random
+//! numbers have no state. Which step may be resumed how is left to `resume`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{kept, whole};
 use crate::error::{Error, IoContext, Result};
 use crate::model::{Statistics, weights};
-use crate::optim::{AdamW, GradScaler, Parameters};
+use crate::optim::{AdamW, GradScaler, MovingAverage, Parameters};
 use crate::recipe::Recipe;
 use crate::report::TrainerState;
 
@@ -63,6 +64,19 @@ pub struct Buffers {
     pub second_moments: Vec<f32>,
     /// Running statistics, of another length; empty if the model has none.
     pub statistics: Vec<f32>,
+    /// Averages of values and statistics; empty if the run averages nothing.
+    pub average: Vec<f32>,
+    pub average_statistics: Vec<f32>,
+}
+
+impl Buffers {
+    /// Values and statistics of the model that was evaluated and saved: the averages, if there are any.
+    pub fn of_model(&self) -> (&[f32], &[f32]) {
+        match self.average.is_empty() {
+            true => (&self.values, &self.statistics),
+            false => (&self.average, &self.average_statistics),
+        }
+    }
 }
 
 /// How parameters are named in [`Position::parameters`].
@@ -81,6 +95,7 @@ pub fn write(
     parameters: &Parameters,
     optimizer: &AdamW,
     statistics: Option<&Statistics>,
+    average: Option<&MovingAverage>,
     model_files: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
     let path = kept::path(output_dir, position.state.global_step);
@@ -92,9 +107,11 @@ pub fn write(
             ("values", &parameters.values),
         ];
         let statistics = statistics.map(|statistics| ("statistics", &statistics.values));
+        let averages = average.map_or(&[][..], MovingAverage::means);
         let buffers: Vec<(String, Tensor)> = buffers
             .into_iter()
             .chain(statistics)
+            .chain(["average", "average_statistics"].into_iter().zip(averages))
             .map(|(name, tensor)| (name.to_owned(), tensor.clone()))
             .collect();
         weights::write(&directory.join(format!("{BUFFERS_STEM}.safetensors")), &buffers)?;
@@ -172,16 +189,17 @@ pub fn read_buffers(checkpoint: &Path, count: usize) -> Result<Buffers> {
         file.read_into(name, &mut values)?;
         Ok(values)
     };
-    let statistics = match file.shape("statistics") {
-        Some(shape) => {
-            let mut values = vec![0.0; shape.iter().product()];
-            file.read_into("statistics", &mut values)?;
-            values
+    let if_there = |name: &str| -> Result<Vec<f32>> {
+        let mut values = vec![0.0; file.shape(name).map_or(0, |shape| shape.iter().product())];
+        if file.shape(name).is_some() {
+            file.read_into(name, &mut values)?;
         }
-        None => Vec::new(),
+        Ok(values)
     };
     Ok(Buffers {
-        statistics,
+        statistics: if_there("statistics")?,
+        average: if_there("average")?,
+        average_statistics: if_there("average_statistics")?,
         values: read("values")?,
         first_moments: read("first_moments")?,
         second_moments: read("second_moments")?,
@@ -239,7 +257,7 @@ mod tests {
     fn a_checkpoint_gives_back_every_bit() {
         let place = tempfile::tempdir().unwrap();
         let (parameters, optimizer) = trained();
-        let path = write(place.path(), &position(7), &parameters, &optimizer, None, |d| {
+        let path = write(place.path(), &position(7), &parameters, &optimizer, None, None, |d| {
             put(d, "model", "m")
         })
         .unwrap();
@@ -261,7 +279,10 @@ mod tests {
     fn broken_checkpoints_are_errors() {
         let place = tempfile::tempdir().unwrap();
         let (parameters, optimizer) = trained();
-        let path = write(place.path(), &position(7), &parameters, &optimizer, None, |_| Ok(())).unwrap();
+        let path = write(place.path(), &position(7), &parameters, &optimizer, None, None, |_| {
+            Ok(())
+        })
+        .unwrap();
         assert!(
             read_position(place.path())
                 .unwrap_err()

@@ -42,11 +42,13 @@ impl Trainer<'_> {
 
     /// Evaluates the model as it is now; there must be a validation set.
     pub(super) fn measure(&mut self) -> Result<(EvaluationEntry, Vec<Outcome>)> {
+        self.swap_average()?;
         self.share_statistics()?;
         let evaluator = self.evaluator.as_ref().expect("a validation set");
         let done = self.stages.time(Stage::Evaluation, || {
             evaluator.evaluate(&self.model, self.collective, &mut self.bad_images)
         })?;
+        self.swap_average()?;
         let entry = EvaluationEntry {
             epoch: self.state.epoch,
             figures: done.figures,

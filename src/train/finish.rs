@@ -31,6 +31,7 @@ impl Trainer<'_> {
         totals
             .iter()
             .for_each(|totals| self.logged(LogEntry::Totals(totals.clone())));
+        self.take_average()?;
         let final_step = self.take_best_model()?;
         let (evaluation, outcomes) = self.final_evaluation(final_step)?.unzip();
         let outcomes = outcomes.unwrap_or_default();
@@ -83,11 +84,12 @@ impl Trainer<'_> {
                 None => kept::path(&self.run.recipe.output_dir, best),
             };
             let buffers = checkpoint::read_buffers(&directory, parameters.count())?;
-            if let Some(statistics) = self.model.statistics_mut() {
+            let (values, statistics) = buffers.of_model();
+            if let Some(own) = self.model.statistics_mut() {
                 let position = checkpoint::read_position(&directory)?;
-                statistics.restore(&buffers.statistics, &position.batches_tracked)?;
+                own.restore(statistics, &position.batches_tracked)?;
             }
-            bytes = buffers.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         }
         let bytes = share(self.collective, bytes)?;
         storage::update(&parameters.values, |values| {

@@ -7,6 +7,7 @@ mod trainer;
 mod figures;
 mod objective;
 mod class_weights;
+mod average;
 mod evaluate;
 mod patience;
 mod save;

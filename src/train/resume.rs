@@ -34,6 +34,7 @@ const FIXED: &[&str] = &[
     "shuffle",
     "balanced_sampling",
     "sync_batch_norm",
+    "ema_decay",
 ];
 /// What says nothing about the numbers that come out.
 const IRRELEVANT: &[&str] = &[
@@ -210,12 +211,21 @@ fn hand_out(found: Option<Resumed>, count: usize, collective: &dyn Collective) -
             first_moments,
             second_moments,
             statistics,
+            average,
+            average_statistics,
         } = found.buffers;
-        values = [trained, first_moments, second_moments, statistics]
-            .concat()
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect();
+        values = [
+            trained,
+            first_moments,
+            second_moments,
+            average,
+            statistics,
+            average_statistics,
+        ]
+        .concat()
+        .iter()
+        .flat_map(|v| v.to_le_bytes())
+        .collect();
         (from, notes) = (found.from, found.notes);
     }
     let text = share(collective, text)?;
@@ -230,11 +240,21 @@ fn hand_out(found: Option<Resumed>, count: usize, collective: &dyn Collective) -
         .map(|bytes| f32::from_le_bytes(*bytes))
         .collect();
     let part = |index: usize| values[index * count..(index + 1) * count].to_vec();
+    let (average, statistics) = match position.recipe.ema_decay {
+        Some(_) => (part(3), &values[4 * count..]),
+        None => (Vec::new(), &values[3 * count..]),
+    };
+    let (statistics, average_statistics) = match position.recipe.ema_decay {
+        Some(_) => statistics.split_at(statistics.len() / 2),
+        None => (statistics, &[][..]),
+    };
     let buffers = Buffers {
         values: part(0),
         first_moments: part(1),
         second_moments: part(2),
-        statistics: values[3 * count..].to_vec(),
+        statistics: statistics.to_vec(),
+        average,
+        average_statistics: average_statistics.to_vec(),
     };
     Ok(Some(Resumed {
         from,

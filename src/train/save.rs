@@ -46,7 +46,12 @@ impl Trainer<'_> {
                 parameters,
                 &self.optimizer,
                 statistics,
-                |directory| self.write_model(directory),
+                self.average.as_ref(),
+                |directory| {
+                    self.swap_average()?;
+                    self.write_model(directory)?;
+                    self.swap_average()
+                },
             )?;
             if let Some(limit) = recipe.save_total_limit {
                 kept::keep(&recipe.output_dir, limit, self.state.best_global_step)?;

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::model::{DropoutNames, Model};
 use crate::ops::cast::sent;
 use crate::ops::reduce;
-use crate::optim::{AdamW, GradScaler, Gradients, LearningRate};
+use crate::optim::{AdamW, GradScaler, Gradients, LearningRate, MovingAverage};
 use crate::report::{Begun, EventFile, Now, Outcome, Progress, Stage, Stages, TrainerState};
 
 /// A run between two optimizer steps.
@@ -36,6 +36,8 @@ pub struct Trainer<'a> {
     pub(super) optimizer: AdamW,
     /// Only fp16 needs one.
     pub(super) scaler: Option<GradScaler>,
+    /// None: what is trained is also evaluated and saved.
+    pub(super) average: Option<MovingAverage>,
     pub(super) plan: Plan,
     pub(super) objective: Objective,
     pub(super) rate: LearningRate,
@@ -166,6 +168,7 @@ impl<'a> Trainer<'a> {
                     self.audit.look(parameters, step)?;
                 }
                 self.optimizer.step(parameters, learning_rate)?;
+                self.update_average()?;
                 self.norm = norm;
             }
             self.model.parameters().zero_gradients()?;

@@ -5,6 +5,7 @@
 use candle_core::{DType, Tensor};
 use dtrain::ops::adamw::{AdamWStep, Decayed, adamw};
 use dtrain::ops::attention::{Attention, AttentionGradient, Wanted, attention, attention_backward};
+use dtrain::ops::average::{average_into, swap};
 use dtrain::ops::cast::{cast, cast_into};
 use dtrain::ops::cross_entropy::cross_entropy;
 use dtrain::ops::dropout::{Dropout, DropoutNames, add_dropped, dropout};
@@ -275,6 +276,20 @@ fn weighted_and_mixed_losses_are_the_cpus() {
         let ours = soft_cross_entropy(&there(&logits, DType::F32), &targets, 1.0).unwrap();
         let expected = soft_cross_entropy(&logits, &targets, 1.0).unwrap();
         assert!((ours.sum_loss / expected.sum_loss - 1.0).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn averages_are_the_cpus() {
+    let run = |buffers: &[Tensor]| {
+        average_into(&buffers[0], &buffers[1], 0.99).unwrap();
+        swap(&buffers[1], &buffers[2]).unwrap();
+        buffers.to_vec()
+    };
+    let here = [1, 2, 3].map(|number| random(&[1001], number, 1.0));
+    let gpu = run(&here.each_ref().map(|x| there(x, DType::F32)));
+    for (ours, expected) in gpu.iter().zip(run(&here)) {
+        close("average", ours, &expected, 0.0);
     }
 }
 

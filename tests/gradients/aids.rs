@@ -6,6 +6,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use dtrain::model::{ResNet, ResNetConfig, Training};
 use dtrain::ops::soft_cross_entropy::{Mixed, Targets, soft_cross_entropy};
+use dtrain::optim::MovingAverage;
 use dtrain::recipe::FrozenPart;
 use safetensors::SafeTensors;
 use serde_json::json;
@@ -80,6 +81,23 @@ fn weighted_and_mixed_losses_are_torchs() {
             );
         }
     }
+}
+
+/// Bit for bit: both round each product and the sum.
+#[test]
+fn averages_of_weights_are_timms() {
+    let values = tensor("average.0", &[15]);
+    let average = MovingAverage::new(0.9, std::slice::from_ref(&values)).unwrap();
+    for step in 1..=3 {
+        set(&values, &tensor(&format!("average.values{step}"), &[15]));
+        average.update(std::slice::from_ref(&values)).unwrap();
+        let mean = average.means()[0].to_vec1::<f32>().unwrap();
+        assert_eq!(mean, floats(&format!("average.{step}")), "step {step}");
+    }
+    average.swap(std::slice::from_ref(&values)).unwrap();
+    assert_eq!(values.to_vec1::<f32>().unwrap(), floats("average.3"));
+    assert_eq!(average.means()[0].to_vec1::<f32>().unwrap(), floats("average.values3"));
+    assert!(average.restore(&[&[0.0; 14]]).is_err());
 }
 
 /// What is frozen computes as in inference and keeps its statistics; what is not has torch's gradients.

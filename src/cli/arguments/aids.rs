@@ -21,4 +21,8 @@ pub struct Aids {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean)]
     #[serde(skip_serializing_if = "Option::is_none")]
     balanced_sampling: Option<bool>,
+    /// Evaluate and save a moving average of the weights with this decay: 0.9998
+    #[arg(long, value_name = "X")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ema_decay: Option<f64>,
 }

@@ -5,6 +5,7 @@
 
 pub mod attention;
 mod attention_gradients;
+pub mod average;
 pub mod cublaslt;
 pub mod driver;
 pub mod dropout;

@@ -1,7 +1,7 @@
 //! Values of training aids that are out of range or contradict others.
 
 use super::super::{FrozenPart, Method, Recipe};
-use super::ranges::{Violation, violation};
+use super::ranges::{Below, Violation, violation, within};
 
 pub fn check(r: &Recipe) -> Result<(), Violation> {
     if r.balanced_sampling && !r.shuffle {
@@ -27,6 +27,9 @@ pub fn check(r: &Recipe) -> Result<(), Violation> {
             "only method full trains a model's own weights, of which some may be frozen",
             "add `--method full`, or leave `freeze` out",
         ));
+    }
+    if let Some(decay) = r.ema_decay {
+        within("ema_decay", decay, 0.0, Below::One)?;
     }
     Ok(())
 }
