@@ -26,6 +26,8 @@ mod cross_entropy;
 mod dropout;
 #[path = "kernels/elementwise.rs"]
 mod elementwise;
+#[path = "kernels/mixing.rs"]
+mod mixing;
 #[path = "kernels/preprocess.rs"]
 mod preprocess;
 #[path = "kernels/soft_cross_entropy.rs"]
@@ -86,6 +88,11 @@ fn dropout_is_the_cpus() {
 #[test]
 fn elementwise_is_the_cpus() {
     check(elementwise::cases());
+}
+
+#[test]
+fn mixing_is_the_cpus() {
+    check(mixing::cases());
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub struct SampleName {
 }
 
 impl SampleName {
-    fn stream(&self, purpose: Purpose) -> Stream {
+    pub(super) fn stream(&self, purpose: Purpose) -> Stream {
         Stream::new(self.seed, self.epoch, self.sample, purpose)
     }
 

@@ -7,6 +7,7 @@
 mod queue;
 mod worker;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -29,6 +30,27 @@ pub struct Batch {
     /// Names of the draws, in most cases rows of the dataset; as many as pictures could be decoded.
     pub samples: Vec<u64>,
     pub epoch: u32,
+    /// Where samples are to be mixed: with whom.
+    pub partners: Option<Partners>,
+    /// Where they are.
+    pub mixture: Option<Mixture>,
+}
+
+/// Partners among the samples of a batch, by their places in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partners {
+    /// The samples that count; the others are only partners.
+    pub own: Range<usize>,
+    /// Of each sample; None: there is none, or it could not be read.
+    pub of: Vec<Option<usize>>,
+}
+
+/// What mixed samples have besides their label.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Mixture {
+    pub second_labels: Vec<u32>,
+    /// Of the first label.
+    pub shares: Vec<f32>,
 }
 
 /// What samples are made of: a dataset's rows.
@@ -133,6 +155,7 @@ impl Loader {
             labels,
             samples,
             values,
+            partners,
         } = finished;
         let (height, width) = self.size;
         let pixels_bchw = Tensor::from_vec(values, (samples.len(), 3, height, width), &Device::Cpu)?;
@@ -141,6 +164,8 @@ impl Loader {
             labels,
             samples,
             epoch,
+            partners,
+            mixture: None,
         }))
     }
 

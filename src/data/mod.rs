@@ -8,6 +8,7 @@ mod source;
 mod split;
 // Rows to batches.
 mod order;
+mod mixing;
 pub mod decode;
 pub mod augment;
 pub mod preprocessor;
@@ -18,7 +19,8 @@ mod pictures;
 pub use decode::{Pixels, decode};
 pub use demo::{DemoDataset, DemoSubject, write_demo_dataset};
 pub use loader::{BadImage, Batch, Loader, LoaderConfig, LoaderStatistics, Samples};
-pub use order::{Draw, EpochOrder, MicroBatch, Order, Plan, evaluation_share};
+pub use mixing::Mixing;
+pub use order::{Draw, EpochOrder, MicroBatch, Order, Pairing, Plan, evaluation_share};
 pub use pictures::{PictureCache, estimated_bytes};
 pub use preprocessor::Preprocessor;
 pub use source::{Columns, Dataset, Description, Source, SplitDescription, is_image, usable_memory};

@@ -44,6 +44,16 @@ pub struct Plan {
     pub accumulation: usize,
     pub world: usize,
     pub order: Order,
+    pub pairing: Pairing,
+}
+
+/// Whether samples have partners, with whom they are mixed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairing {
+    Alone,
+    /// The first and the second place of an epoch belong together, the third and the fourth, and so on: partners are mostly
+    /// in the same micro-batch, whatever ranks and micro-batches there are.
+    Neighbours,
 }
 
 /// The draws of one epoch after another, each epoch's made once.
@@ -60,6 +70,9 @@ pub struct MicroBatch {
     pub epoch: u32,
     /// None where a short step leaves nothing for this rank.
     pub draws: Vec<Draw>,
+    /// With [`Pairing::Neighbours`] the draws that count; they are partners (first and second, third and fourth, …), and one
+    /// at either end may be there only as a partner.
+    pub own: Option<Range<usize>>,
 }
 
 impl Draw {
@@ -81,6 +94,7 @@ impl MicroBatch {
         MicroBatch {
             epoch,
             draws: rows.into_iter().map(Draw::from).collect(),
+            own: None,
         }
     }
 }
@@ -200,9 +214,20 @@ impl Plan {
             .flat_map(move |step| (0..cut.micro_batches(step)).map(move |index| (step, index)))
             .map(move |(step, index)| {
                 let epoch = plan.epoch(step);
+                let share = plan.share(step, index, rank);
+                let (places, own) = match plan.pairing {
+                    Pairing::Neighbours if !share.is_empty() => {
+                        let places = share.start & !1..share.end.next_multiple_of(2).min(plan.samples);
+                        let own = share.start - places.start..share.end - places.start;
+                        (places, Some(own))
+                    }
+                    Pairing::Neighbours => (share, Some(0..0)),
+                    Pairing::Alone => (share, None),
+                };
                 MicroBatch {
                     epoch,
-                    draws: order.draws(epoch)[plan.share(step, index, rank)].to_vec(),
+                    draws: order.draws(epoch)[places].to_vec(),
+                    own,
                 }
             })
     }
@@ -224,6 +249,7 @@ mod tests {
             accumulation,
             world,
             order: Order::Shuffled { seed: 42 },
+            pairing: Pairing::Alone,
         }
     }
 
@@ -348,6 +374,39 @@ mod tests {
             batches.iter().flatten().map(|batch| batch.draws.len()).sum::<usize>(),
             3
         );
+    }
+
+    /// Whatever ranks and micro-batches: every sample counts once, beside the one that follows or precedes it in the epoch.
+    #[test]
+    fn neighbours_are_partners_at_any_world_size() {
+        let pairs_of = |micro_batch, accumulation, world| {
+            let plan = Plan {
+                pairing: Pairing::Neighbours,
+                ..plan(33, micro_batch, accumulation, world)
+            };
+            let mut pairs: Vec<(u32, u32, Option<u32>)> = Vec::new();
+            for rank in 0..world {
+                for batch in plan.of_rank(rank, 0..2 * plan.steps_per_epoch()) {
+                    assert!(batch.draws.len() <= batch.own.clone().unwrap().len() + 2);
+                    for at in batch.own.unwrap() {
+                        let partner = batch.draws.get(at ^ 1).map(|draw| draw.row);
+                        pairs.push((batch.epoch, batch.draws[at].row, partner));
+                    }
+                }
+            }
+            pairs.sort_unstable();
+            pairs
+        };
+        let alone = pairs_of(33, 1, 1);
+        assert_eq!(alone.len(), 66);
+        assert_eq!(alone.iter().filter(|(.., partner)| partner.is_none()).count(), 2);
+        for (micro_batch, accumulation, world) in [(3, 1, 1), (1, 4, 2), (5, 2, 3), (8, 1, 4)] {
+            assert_eq!(
+                pairs_of(micro_batch, accumulation, world),
+                alone,
+                "{micro_batch} {accumulation} {world}"
+            );
+        }
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub fn sent(here: &Tensor, device: &Device, dtype: DType) -> Result<Tensor> {
     match (device, dtype) {
         (Device::Cpu, DType::F32) => Ok(here.clone()),
         #[cfg(feature = "cuda")]
+        (Device::Cuda(_), _) if here.device().is_cuda() && here.dtype() == dtype => Ok(here.clone()),
+        #[cfg(feature = "cuda")]
         (Device::Cuda(_), _) => super::cuda::memory::sent(here, device, dtype),
         _ => Err(refused(format!("{dtype:?} on {device:?}"))),
     }

@@ -50,6 +50,14 @@ pub fn cross_entropy(b: usize) -> Launch {
     Launch::line(b, BLOCK)
 }
 
+/// One thread for each eight of `count` values of each of `b` images.
+pub fn images(b: usize, count: usize) -> Launch {
+    Launch {
+        grid: [count.div_ceil(8 * BLOCK) as u32, b as u32, 1],
+        ..Launch::line(0, BLOCK)
+    }
+}
+
 /// One block, for the last stage of a sum.
 pub fn single_block() -> Launch {
     Launch::line(1, BLOCK)

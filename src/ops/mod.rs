@@ -24,6 +24,7 @@ pub mod layer_norm;
 pub mod maps;
 pub mod matmul;
 pub mod meter;
+pub mod mixing;
 pub mod parts;
 pub mod patches;
 pub mod pool;

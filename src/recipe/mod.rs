@@ -122,6 +122,12 @@ pub struct Recipe {
     /// Largest global L2 norm of the gradient; 0 turns clipping off.
     pub max_grad_norm: f64,
     pub label_smoothing_factor: f64,
+    /// Mixup: samples are mixed with others, shares from Beta(alpha, alpha); 0: not so.
+    pub mixup_alpha: f64,
+    /// CutMix: rectangles of samples are those of others; 0: not so. With both, one of them half of the time each.
+    pub cutmix_alpha: f64,
+    /// Of a sample to be mixed.
+    pub mixup_prob: f64,
     /// Weights of the classes in the training loss.
     pub class_weights: ClassWeights,
     /// Decay of a moving average of the weights, which is then evaluated and saved in their place.

@@ -16,7 +16,7 @@ use super::stop::StopRequests;
 use super::trainer::Trainer;
 use super::{Run, output, resume};
 use crate::collective::{Collective, host, same_everywhere};
-use crate::data::{Dataset, Loader, LoaderConfig, Order, Plan, Transform};
+use crate::data::{Dataset, Loader, LoaderConfig, Mixing, Order, Pairing, Plan, Transform};
 use crate::error::Result;
 use crate::model::Model;
 use crate::ops::storage;
@@ -118,6 +118,7 @@ impl<'a> Trainer<'a> {
             scaler,
             plan,
             objective,
+            mixing: Mixing::of(recipe),
             rate: LearningRate {
                 peak: recipe.learning_rate,
                 schedule: recipe.lr_scheduler_type,
@@ -261,6 +262,10 @@ fn plan(recipe: &Recipe, train: &Dataset, world: usize) -> Plan {
             (true, _) => Order::balanced(seed, (0..train.len()).map(|row| train.label(row))),
             (false, true) => Order::Shuffled { seed },
             (false, false) => Order::AsStored,
+        },
+        pairing: match Mixing::of(recipe) {
+            Some(_) => Pairing::Neighbours,
+            None => Pairing::Alone,
         },
     }
 }

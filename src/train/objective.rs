@@ -2,59 +2,67 @@
 //!
 //! That is the number of samples, or, where classes are weighted, the sum of their labels' weights, over the whole step: all
 //! ranks and micro-batches, as torch's mean over one global batch. It is known before anything is computed, because labels
-//! are. Figures of evaluations are never weighted.
+//! are. Where samples are mixed it is always their number, as torch's mean is for targets that are probabilities. Figures of
+//! evaluations are neither weighted nor mixed.
 
 use candle_core::Tensor;
 
-use crate::data::{Batch, Dataset, Draw, EpochOrder, Plan};
+use crate::data::{Batch, Dataset, Draw, EpochOrder, Pairing, Plan};
 use crate::error::Result;
 use crate::ops::cross_entropy::CrossEntropy;
-use crate::ops::soft_cross_entropy::{Targets, soft_cross_entropy};
+use crate::ops::soft_cross_entropy::{Mixed, Targets, soft_cross_entropy};
 
 pub struct Objective {
     smoothing: f64,
-    /// None: all classes count alike.
-    weighted: Option<Weighted>,
+    /// Of each class; None: all count alike.
+    weights: Option<Vec<f32>>,
+    divisor: Divisor,
 }
 
-struct Weighted {
-    /// Of each class.
-    weights: Vec<f32>,
-    /// Of each training sample.
-    labels: Vec<u32>,
-    order: EpochOrder,
+enum Divisor {
+    Samples,
+    Weights {
+        /// Of each training sample.
+        labels: Vec<u32>,
+        order: EpochOrder,
+    },
 }
 
 impl Objective {
     pub fn new(smoothing: f64, weights: Option<Vec<f32>>, train: &Dataset, plan: &Plan) -> Objective {
         Objective {
             smoothing,
-            weighted: weights.map(|weights| Weighted {
-                weights,
-                labels: (0..train.len()).map(|row| train.label(row)).collect(),
-                order: plan.epoch_order(),
-            }),
+            divisor: match (&weights, plan.pairing) {
+                (Some(_), Pairing::Alone) => Divisor::Weights {
+                    labels: (0..train.len()).map(|row| train.label(row)).collect(),
+                    order: plan.epoch_order(),
+                },
+                _ => Divisor::Samples,
+            },
+            weights,
         }
     }
 
     /// What the losses of `step`'s samples are divided by if every image can be read.
     pub fn divisor(&mut self, plan: &Plan, step: u64) -> f64 {
         let places = plan.places(step);
-        match &mut self.weighted {
-            None => places.len() as f64,
-            Some(Weighted { weights, labels, order }) => {
+        match (&mut self.divisor, &self.weights) {
+            (Divisor::Weights { labels, order }, Some(weights)) => {
                 let draws = &order.draws(plan.epoch(step))[places];
                 let weight = |draw: &Draw| f64::from(weights[labels[draw.row as usize] as usize]);
                 draws.iter().map(weight).sum()
             }
+            _ => places.len() as f64,
         }
     }
 
     /// The part of the divisor that these samples make up.
     pub fn share(&self, labels: &[u32]) -> f64 {
-        match &self.weighted {
-            None => labels.len() as f64,
-            Some(Weighted { weights, .. }) => labels.iter().map(|label| f64::from(weights[*label as usize])).sum(),
+        match (&self.divisor, &self.weights) {
+            (Divisor::Weights { .. }, Some(weights)) => {
+                labels.iter().map(|label| f64::from(weights[*label as usize])).sum()
+            }
+            _ => labels.len() as f64,
         }
     }
 
@@ -62,9 +70,12 @@ impl Objective {
     pub fn losses(&self, logits_bc: &Tensor, batch: &Batch, scale: f64) -> Result<CrossEntropy> {
         let targets = Targets {
             labels: &batch.labels,
-            mixed: None,
+            mixed: batch.mixture.as_ref().map(|mixture| Mixed {
+                second_labels: &mixture.second_labels,
+                shares: &mixture.shares,
+            }),
             smoothing: self.smoothing,
-            weights: self.weighted.as_ref().map(|weighted| weighted.weights.as_slice()),
+            weights: self.weights.as_deref(),
         };
         soft_cross_entropy(logits_bc, &targets, scale)
     }

@@ -18,7 +18,7 @@ use super::health::{self, GradientAudit};
 use super::objective::Objective;
 use super::stop::StopRequests;
 use crate::collective::Collective;
-use crate::data::{Loader, Plan, Preprocessor};
+use crate::data::{Loader, Mixing, Plan, Preprocessor};
 use crate::error::{Error, Result};
 use crate::model::{DropoutNames, Model};
 use crate::ops::cast::sent;
@@ -40,6 +40,7 @@ pub struct Trainer<'a> {
     pub(super) average: Option<MovingAverage>,
     pub(super) plan: Plan,
     pub(super) objective: Objective,
+    pub(super) mixing: Option<Mixing>,
     pub(super) rate: LearningRate,
     pub(super) loader: Loader,
     pub(super) evaluator: Option<Evaluator>,
@@ -108,7 +109,10 @@ impl<'a> Trainer<'a> {
         let (mut loss, mut share, mut images) = (0.0, 0.0, 0);
         for _ in 0..self.plan.micro_batches(step) {
             let batch = self.stages.time(Stage::WaitForData, || self.loader.next())?;
-            let batch = batch.expect("the loader has the plan's micro-batches");
+            let mut batch = batch.expect("the loader has the plan's micro-batches");
+            if let Some(mixing) = &self.mixing {
+                batch = mixing.apply(batch, recipe.seed, &self.run.device)?;
+            }
             if batch.samples.is_empty() && !self.model.needs_all_ranks() {
                 continue;
             }

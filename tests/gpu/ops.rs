@@ -9,8 +9,10 @@ use dtrain::ops::average::{average_into, swap};
 use dtrain::ops::cast::{cast, cast_into};
 use dtrain::ops::cross_entropy::cross_entropy;
 use dtrain::ops::dropout::{Dropout, DropoutNames, add_dropped, dropout};
+use dtrain::ops::jpeg::Rect;
 use dtrain::ops::matmul::Factor::{Rows, Transposed};
 use dtrain::ops::matmul::{Write, linear, linear_onto, product, product_into};
+use dtrain::ops::mixing::{Blend, mix};
 use dtrain::ops::soft_cross_entropy::{Mixed, Targets, soft_cross_entropy};
 use dtrain::ops::{gelu, layer_norm, patches, reduce, residual, storage};
 
@@ -277,6 +279,30 @@ fn weighted_and_mixed_losses_are_the_cpus() {
         let expected = soft_cross_entropy(&logits, &targets, 1.0).unwrap();
         assert!((ours.sum_loss / expected.sum_loss - 1.0).abs() < 1e-6);
     }
+}
+
+#[test]
+fn pictures_are_mixed_as_on_the_cpu() {
+    let cut = Rect {
+        x: 2,
+        y: 1,
+        width: 3,
+        height: 4,
+    };
+    let blends = [
+        (0, 3, 0.3, Rect::whole(0, 0)),
+        (2, 1, 1.0, cut),
+        (1, 1, 1.0, Rect::whole(0, 0)),
+    ];
+    let blends = blends.map(|(own, partner, share, cut)| Blend {
+        own,
+        partner,
+        share,
+        cut,
+    });
+    let x = random(&[4, 3, 6, 7], 1, 1.0);
+    let ours = mix(&there(&x, DType::F32), &blends).unwrap();
+    close("mix", &ours, &mix(&x, &blends).unwrap(), 0.0);
 }
 
 #[test]

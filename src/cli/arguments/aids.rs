@@ -21,6 +21,18 @@ pub struct Aids {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean)]
     #[serde(skip_serializing_if = "Option::is_none")]
     balanced_sampling: Option<bool>,
+    /// Mixup: mix samples with others, shares from Beta(X, X): 0.2
+    #[arg(long, value_name = "X")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mixup_alpha: Option<f64>,
+    /// CutMix: put rectangles of other samples into samples, areas from Beta(X, X): 1.0
+    #[arg(long, value_name = "X")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cutmix_alpha: Option<f64>,
+    /// Probability of a sample to be mixed [default: 1]
+    #[arg(long, value_name = "P")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mixup_prob: Option<f64>,
     /// Evaluate and save a moving average of the weights with this decay: 0.9998
     #[arg(long, value_name = "X")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,10 +1,11 @@
 //! The batches in the making: who decodes which picture next, and which batch is ready.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
-use super::{BadImage, LoaderStatistics};
+use super::{BadImage, LoaderStatistics, Partners};
 use crate::data::{Draw, MicroBatch};
 use crate::error::{Error, Result};
 use crate::ops::parts::{Part, Whole, parts};
@@ -38,6 +39,7 @@ struct State {
 struct Unfinished {
     epoch: u32,
     draws: Vec<Draw>,
+    own: Option<Range<usize>>,
     /// Of draws that nobody has taken, the next one last.
     parts: Vec<Part>,
     values: Whole,
@@ -77,6 +79,7 @@ pub(super) struct Finished {
     pub samples: Vec<u64>,
     /// `[samples, sample_len]`.
     pub values: Vec<f32>,
+    pub partners: Option<Partners>,
 }
 
 impl Queue {
@@ -153,6 +156,7 @@ impl Queue {
             missing: draws.len(),
             failure: None,
             draws,
+            own: micro_batch.own,
         }
     }
 
@@ -218,6 +222,7 @@ impl Queue {
     /// Closes the gaps that skipped pictures left.
     fn assemble(&self, batch: Unfinished) -> Finished {
         let mut values = batch.values.into_vec();
+        let partners = batch.own.map(|own| partners(&batch.labels, own));
         let (mut labels, mut samples) = (Vec::new(), Vec::new());
         for (place, (draw, label)) in batch.draws.iter().zip(batch.labels).enumerate() {
             let Some(label) = label else { continue };
@@ -234,6 +239,7 @@ impl Queue {
             labels,
             samples,
             values,
+            partners,
         }
     }
 
@@ -267,6 +273,19 @@ impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing in here panics between two related changes, except a plan; that leaves the state whole.
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Partners among what could be read: neighbours, first and second, third and fourth, and so on.
+fn partners(labels: &[Option<u32>], own: Range<usize>) -> Partners {
+    let read_before = |place: usize| labels[..place].iter().flatten().count();
+    let of = (0..labels.len()).filter(|place| labels[*place].is_some()).map(|place| {
+        let partner = labels.get(place ^ 1).copied().flatten();
+        partner.map(|_| read_before(place ^ 1))
+    });
+    Partners {
+        of: of.collect(),
+        own: read_before(own.start)..read_before(own.end),
     }
 }
 

@@ -143,6 +143,38 @@ fn bad_pictures_are_left_out_and_named() {
     assert_eq!(bad[2].cause, "no bytes");
 }
 
+/// Rows 0, 7, 14, …; the first is only a partner, the last has none, and the partner of 21 cannot be read.
+#[test]
+fn partners_are_found_among_what_could_be_read() {
+    let bad = |row: usize| if row == 14 { Bad::Garbage } else { Bad::No };
+    let preprocessor = Preprocessor::parse(r#"{"size": 4}"#).unwrap();
+    let config = LoaderConfig {
+        transform: Transform::new(&preprocessor, TransformKind::Train),
+        seed: 1,
+        threads: 2,
+        prefetch_batches: 2,
+        on_bad_image: OnBadImage::Skip,
+        pictures: None,
+    };
+    let drawn = Drawn {
+        rows: 40,
+        asked: Arc::default(),
+        bad,
+    };
+    let batch = MicroBatch {
+        own: Some(1..5),
+        ..MicroBatch::of_rows(3, [0, 7, 14, 21, 28])
+    };
+    let mut loader = Loader::new(drawn, [batch].into_iter(), config).unwrap();
+    let batch = loader.next().unwrap().unwrap();
+    assert_eq!(batch.samples, [0, 7, 21, 28]);
+    let expected = Partners {
+        own: 1..4,
+        of: vec![Some(1), Some(0), None, None],
+    };
+    assert_eq!(batch.partners, Some(expected));
+}
+
 #[test]
 fn fatal_trouble_ends_the_run_in_its_batch() {
     for (trouble, on_bad_image, words) in [

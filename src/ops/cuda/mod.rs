@@ -14,6 +14,7 @@ pub mod gpu;
 pub mod layer_norm;
 pub mod matmul;
 pub mod memory;
+pub mod mixing;
 pub mod soft_cross_entropy;
 pub mod step;
 pub mod tokens;

@@ -1,7 +1,7 @@
 //! Values of training aids that are out of range or contradict others.
 
 use super::super::{FrozenPart, Method, Recipe};
-use super::ranges::{Below, Violation, violation, within};
+use super::ranges::{Below, Violation, from_0, violation, within};
 
 pub fn check(r: &Recipe) -> Result<(), Violation> {
     if r.balanced_sampling && !r.shuffle {
@@ -28,6 +28,9 @@ pub fn check(r: &Recipe) -> Result<(), Violation> {
             "add `--method full`, or leave `freeze` out",
         ));
     }
+    from_0("mixup_alpha", r.mixup_alpha)?;
+    from_0("cutmix_alpha", r.cutmix_alpha)?;
+    within("mixup_prob", r.mixup_prob, 0.0, Below::OneOrEqual)?;
     if let Some(decay) = r.ema_decay {
         within("ema_decay", decay, 0.0, Below::One)?;
     }
