@@ -193,6 +193,12 @@ fn nonsense_values_are_refused_with_flag_value_and_range() {
         ("--adam-epsilon 0", "above 0"),
         ("--max-grad-norm -1", "from 0"),
         ("--label-smoothing-factor 1", "below 1"),
+        ("--mixup-alpha -1", "from 0"),
+        ("--cutmix-alpha nan", "from 0"),
+        ("--mixup-prob 1.5", "from 0 to 1"),
+        ("--ema-decay 1", "from 0 below 1"),
+        ("--freeze 3x", "layers.0-5"),
+        ("--balanced-sampling maybe", "true or false"),
         ("--logging-steps 0", "from 1"),
         ("--eval-steps 0", "from 1"),
         ("--save-steps 0", "from 1"),
@@ -248,6 +254,8 @@ fn combinations_that_contradict_themselves_are_refused() {
             "constant_with_warmup",
         ),
         (&["--method", "full", "--adapter", "x"], "method lora"),
+        (&["--freeze", "2"], "--method full"),
+        (&["--balanced-sampling", "--shuffle", "false"], "order of the dataset"),
         (&["--precision", "fp32", "--fp16"], "cannot be used with"),
         (&["--test-size", "0.1", "--validation-split", "validation"], "twice"),
     ];
@@ -331,6 +339,40 @@ fn a_dry_run_says_what_would_be_run() {
     ] {
         assert!(text.contains(part), "`{part}` is not in:\n{text}");
     }
+}
+
+#[test]
+fn a_dry_run_tells_of_training_aids() {
+    let text = preflight(&[
+        "--freeze",
+        "embeddings,layers.0-1",
+        "--class-weights",
+        "balanced",
+        "--ema-decay",
+        "0.99",
+    ]);
+    for part in [
+        "trained: all weights but embeddings, layers.0-1; evaluated and saved: their moving average, decay 0.99",
+        "weights in the training loss: ",
+    ] {
+        assert!(text.contains(part), "`{part}` is not in:\n{text}");
+    }
+    let whole = preflight(&[]);
+    let trainable = |text: &str| {
+        let line = text
+            .lines()
+            .find_map(|line| line.split("trainable params: ").nth(1))
+            .unwrap()
+            .to_owned();
+        let (trained, all) = line.split_once(" || all params: ").unwrap();
+        let number = |text: &str| text.replace(',', "").split(' ').next().unwrap().parse::<u64>().unwrap();
+        (number(trained), number(all))
+    };
+    let ((some, all), (every, every_one)) = (trainable(&text), trainable(&whole));
+    assert!(
+        some < every && every == every_one && all == every_one,
+        "{some} of {all}, {every} of {every_one}"
+    );
 }
 
 #[test]
@@ -446,6 +488,43 @@ fn what_cannot_be_opened_is_one_error() {
         (
             vec!["--model", model, "--dataset", dataset, "--warmup-steps", "1000"],
             "--warmup-steps 1000",
+        ),
+        (
+            vec![
+                "--model",
+                model,
+                "--dataset",
+                dataset,
+                "--freeze",
+                "embeddings,layers.4",
+            ],
+            "embeddings, layers.0-3, layernorm",
+        ),
+        (
+            vec!["--model", model, "--dataset", dataset, "--class-weights", "1,2"],
+            "2 weights for 8 classes",
+        ),
+        (
+            vec![
+                "--model",
+                model,
+                "--dataset",
+                dataset,
+                "--class-weights",
+                "0,1,1,1,1,1,1,1",
+            ],
+            "0 is out of range",
+        ),
+        (
+            vec![
+                "--model",
+                model,
+                "--dataset",
+                dataset,
+                "--class-weights",
+                "nowhere.json",
+            ],
+            "nowhere.json",
         ),
         (
             vec!["--model", model, "--dataset", dataset, "--num-train-epochs", "1e300"],

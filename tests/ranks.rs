@@ -209,6 +209,54 @@ fn the_number_of_ranks_changes_nothing_about_what_is_trained() {
     }
 }
 
+/// Weights of classes, draws with replacement, mixed samples, averages: all of them are functions of the epoch and the global
+/// batch, also with shares of an odd size, whose partners lie with other ranks, and with a picture that cannot be read.
+#[test]
+fn training_aids_do_not_depend_on_ranks() {
+    let place = Playground::new(50, 17);
+    std::fs::write(place.training_picture(10), b"no picture at all").unwrap();
+    let weighted = [
+        "class-weights=1,2,3,4,5,6,7,8",
+        "balanced-sampling=true",
+        "ema-decay=0.8",
+    ];
+    let mixed = [
+        "method=full",
+        "freeze=1",
+        "learning-rate=1e-3",
+        "class-weights=balanced",
+        "mixup-alpha=0.4",
+        "cutmix-alpha=1",
+        "label-smoothing-factor=0.1",
+    ];
+    for aids in [&weighted[..], &mixed] {
+        let run = |world: usize, batch: &str, accumulation: &str| {
+            let batch = format!("per-device-train-batch-size={batch}");
+            let accumulation = format!("gradient-accumulation-steps={accumulation}");
+            let name = format!("{world} {batch} {accumulation} {}", aids[0]);
+            let own = [aids, &[batch.as_str(), accumulation.as_str()]].concat();
+            place.succeed(world, &name, &with(&INVARIANCE, &own))
+        };
+        let alone = run(0, "12", "1");
+        for (world, batch, accumulation) in [(0, "3", "4"), (4, "3", "1")] {
+            let ranks = run(world, batch, accumulation);
+            assert_close("loss", &ranks.history("loss"), &alone.history("loss"), 1e-5);
+            assert_close(
+                "grad_norm",
+                &ranks.history("grad_norm"),
+                &alone.history("grad_norm"),
+                1e-4,
+            );
+            assert_close(
+                "eval_loss",
+                &ranks.history("eval_loss"),
+                &alone.history("eval_loss"),
+                1e-5,
+            );
+        }
+    }
+}
+
 /// Every fifth step has two samples, so that of three ranks one has none and normalises with the others all the same.
 #[test]
 fn batches_normalised_over_all_ranks_train_as_one_rank_does() {

@@ -141,6 +141,62 @@ fn a_killed_run_of_a_resnet_ends_bit_for_bit_as_the_uninterrupted_one() {
     }
 }
 
+/// Averages of weights and of running statistics, draws with replacement, mixed samples, frozen parts.
+#[test]
+fn a_killed_run_with_training_aids_ends_bit_for_bit_as_the_uninterrupted_one() {
+    let aids = [
+        "method=full",
+        "freeze=1",
+        "learning-rate=1e-3",
+        "ema-decay=0.9",
+        "balanced-sampling=true",
+        "class-weights=balanced",
+        "mixup-alpha=0.4",
+        "cutmix-alpha=1",
+        "per-device-train-batch-size=6",
+    ];
+    let run = with(&RUN, &aids);
+    for (place, name) in [
+        (Playground::new(60, 16), "vit"),
+        (Playground::residual(60, 16), "resnet"),
+    ] {
+        let whole = place.succeed(2, "whole", &run);
+        let directory = place.path("killed");
+        let child = started(place.command(2, "killed", &run), &directory.join("checkpoint-9"));
+        for process in children(child.id()) {
+            signal("-KILL", process);
+        }
+        child.wait_with_output().unwrap();
+        let resumed = place.succeed(2, "killed", &with(&run, &[RESUME]));
+        assert!(resumed.ended.text.contains("resumed from"), "{}", resumed.ended.text);
+        assert!(resumed.model() == whole.model(), "{name}: another model");
+        assert_eq!(resumed.timeless_history(), whole.timeless_history(), "{name}");
+
+        // The classifier's bias is the last of the trained tensors; the saved one is the average.
+        let checkpoint = whole.directory.join("checkpoint-30");
+        let last = |file: &str, tensor: &str| {
+            let bytes = std::fs::read(checkpoint.join(file)).unwrap();
+            let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            let data = file.tensor(tensor).unwrap().data().to_vec();
+            data[data.len() - 8 * 4..].to_vec()
+        };
+        let bias = if name == "vit" {
+            "classifier.bias"
+        } else {
+            "classifier.1.bias"
+        };
+        let saved = last("model.safetensors", bias);
+        assert!(saved == last("optimizer.safetensors", "average"), "{name}");
+        assert!(saved != last("optimizer.safetensors", "values"), "{name}");
+        let refused = place.run(2, "killed", &with(&run, &[RESUME, "ema-decay=0.8"]));
+        assert!(
+            refused.ended.text.contains("ema_decay 0.9, and this run has 0.8"),
+            "{}",
+            refused.ended.text
+        );
+    }
+}
+
 #[test]
 fn a_signal_ends_the_run_after_the_step_with_a_checkpoint() {
     let place = Playground::new(60, 16);
