@@ -1,11 +1,11 @@
 //! Whole models: gradients of every way of training, their sums, and what may not change them.
 
 use candle_core::{DType, Device, Tensor};
-use dtrain::model::{Activations, DropoutNames, LoraConfig, Training, Vit, VitConfig};
+use dtrain::model::{Activations, DropoutNames, LoraConfig, ResNet, ResNetConfig, Training, Vit, VitConfig, names};
 use dtrain::nn::Projection;
 use dtrain::ops::cross_entropy::cross_entropy;
 use dtrain::ops::dropout::{Dropout, dropout};
-use dtrain::optim::{AdamW, AdamWConfig};
+use dtrain::optim::{AdamW, AdamWConfig, Decay, Parameters};
 use dtrain::recipe::FrozenPart;
 
 use super::reference::Reference;
@@ -166,6 +166,59 @@ fn threads_do_not_change_a_bit() {
     };
     let one = run(1);
     assert!(one == run(2) && one == run(3));
+}
+
+/// Trainer.get_decay_parameter_names of transformers 5.23, for a ViT and a ResNet of one layer.
+#[test]
+fn weight_decay_moves_what_trainer_moves() {
+    let json = serde_json::json!({
+        "model_type": "vit", "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 40,
+        "id2label": {"0": "a", "1": "b"},
+    });
+    let config = VitConfig::from_json(json, std::path::Path::new("config.json")).unwrap();
+    let vit = Vit::random(config, &Training::Full, 1, &Device::Cpu).unwrap();
+    let decayed = |parameters: &Parameters| -> Vec<String> {
+        let decayed = parameters.entries.iter().filter(|entry| entry.decay == Decay::Decayed);
+        decayed.map(|entry| names::in_memory(&entry.name)).collect()
+    };
+    let expected = [
+        "vit.embeddings.cls_token",
+        "vit.embeddings.position_embeddings",
+        "vit.embeddings.patch_embeddings.projection.weight",
+        "vit.layers.0.attention.q_proj.weight",
+        "vit.layers.0.attention.k_proj.weight",
+        "vit.layers.0.attention.v_proj.weight",
+        "vit.layers.0.attention.o_proj.weight",
+        "vit.layers.0.mlp.fc1.weight",
+        "vit.layers.0.mlp.fc2.weight",
+        "classifier.weight",
+    ];
+    assert_eq!(decayed(vit.parameters()), expected);
+    let json = serde_json::json!({
+        "model_type": "resnet", "depths": [1], "hidden_sizes": [16], "embedding_size": 8, "id2label": {"0": "a", "1": "b"},
+    });
+    let config = ResNetConfig::from_json(json, std::path::Path::new("config.json")).unwrap();
+    let resnet = ResNet::random(config, &Training::Full, 1, &Device::Cpu).unwrap();
+    let parameters = resnet.parameters();
+    let spared: Vec<&str> = parameters
+        .entries
+        .iter()
+        .filter(|entry| entry.decay == Decay::Spared)
+        .map(|entry| entry.name.as_str())
+        .collect();
+    let layer = "resnet.encoder.stages.0.layers.0";
+    let expected = [
+        "resnet.embedder.embedder.normalization.bias".to_owned(),
+        format!("{layer}.layer.0.normalization.bias"),
+        format!("{layer}.layer.1.normalization.bias"),
+        format!("{layer}.layer.2.normalization.bias"),
+        format!("{layer}.shortcut.normalization.bias"),
+        "classifier.1.bias".to_owned(),
+    ];
+    assert_eq!(
+        (spared, parameters.entries.len()),
+        (expected.iter().map(String::as_str).collect(), 17)
+    );
 }
 
 #[test]
