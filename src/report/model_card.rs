@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Results, TrainerState, epochs_table};
-use crate::recipe::{Method, Recipe};
+use crate::recipe::{ClassWeights, Method, Recipe};
 
 /// What a card is made of.
 pub struct ModelCard<'a> {
@@ -119,6 +119,31 @@ impl ModelCard<'_> {
             ("weight decay", recipe.weight_decay.to_string()),
             ("seed", recipe.seed.to_string()),
         ];
+        let mixed = recipe.mixup_alpha > 0.0 || recipe.cutmix_alpha > 0.0;
+        let aids = [
+            ("frozen", (!recipe.freeze.is_empty()).then(|| recipe.freeze.join(", "))),
+            (
+                "label smoothing",
+                (recipe.label_smoothing_factor > 0.0).then(|| recipe.label_smoothing_factor.to_string()),
+            ),
+            (
+                "class weights",
+                (recipe.class_weights != ClassWeights::None).then(|| recipe.class_weights.to_string()),
+            ),
+            (
+                "sampling",
+                recipe.balanced_sampling.then(|| "every class alike".to_owned()),
+            ),
+            (
+                "Mixup and CutMix alpha, probability",
+                mixed.then(|| format!("{}, {}, {}", recipe.mixup_alpha, recipe.cutmix_alpha, recipe.mixup_prob)),
+            ),
+            (
+                "moving average of the weights, decay",
+                recipe.ema_decay.map(|decay| decay.to_string()),
+            ),
+        ];
+        rows.extend(aids.into_iter().filter_map(|(name, value)| Some((name, value?))));
         if recipe.method == Method::Lora {
             rows.push((
                 "LoRA rank, alpha, dropout",
