@@ -161,3 +161,58 @@ fn all_ranks_skip_the_same_steps_and_resume() {
     assert!(resumed.adapter() == whole.adapter(), "other weights");
     assert_eq!(position(&resumed, 6)["scaler"], position(&whole, 6)["scaler"]);
 }
+
+/// Weighted with torch's divisor, and weighted, mixed, partly frozen and averaged.
+#[test]
+fn training_aids_are_the_cpus() {
+    let place = Playground::new(24, 8);
+    let weighted = ["class-weights=1,2,3,4,5,6,7,8"];
+    let mixed = [
+        "method=full",
+        "freeze=1",
+        "learning-rate=1e-3",
+        "class-weights=balanced",
+        "mixup-alpha=0.4",
+        "cutmix-alpha=1",
+        "label-smoothing-factor=0.1",
+        "ema-decay=0.8",
+    ];
+    for aids in [&weighted[..], &mixed] {
+        let cpu = run(
+            &place,
+            0,
+            &format!("cpu {}", aids[0]),
+            &[&["device=cpu"], aids].concat(),
+        );
+        for (precision, tolerance) in [("fp32", 1e-5), ("fp16", 3e-3)] {
+            let asked = format!("precision={precision}");
+            let name = format!("{precision} {}", aids[0]);
+            let gpu = run(&place, 0, &name, &[&["device=cuda", &asked], aids].concat());
+            for figure in ["loss", "eval_loss"] {
+                close(&name, &gpu.history(figure), &cpu.history(figure), tolerance);
+            }
+        }
+    }
+}
+
+/// Taking the same values in once more would round most of them.
+#[test]
+fn a_skipped_step_leaves_the_average_as_it_was() {
+    let place = Playground::new(24, 8);
+    heat(&place);
+    // What is said twice counts as it is said last.
+    let arguments = [
+        "device=cuda",
+        "precision=fp16",
+        "ema-decay=0.9998",
+        "max-steps=1",
+        "eval-steps=1",
+        "save-steps=1",
+    ];
+    let outcome = run(&place, 0, "run", &arguments);
+    assert_eq!(skipped(&outcome).len(), 1, "{}", outcome.ended.text);
+    let file = outcome.directory.join("checkpoint-1/optimizer.safetensors");
+    let buffers = safetensors::load(file, &Device::Cpu).unwrap();
+    let [values, average] = ["values", "average"].map(|name| buffers[name].to_vec1::<f32>().unwrap());
+    assert!(values == average);
+}
