@@ -12,11 +12,12 @@ use super::health::{self, GradientAudit};
 use super::inputs::Inputs;
 use super::objective::Objective;
 use super::picture_memory::PictureMemory;
+use super::plan::plan;
 use super::stop::StopRequests;
 use super::trainer::Trainer;
 use super::{Run, output, resume};
 use crate::collective::{Collective, host, same_everywhere};
-use crate::data::{Dataset, Loader, LoaderConfig, Mixing, Order, Pairing, Plan, Transform};
+use crate::data::{Dataset, Loader, LoaderConfig, Mixing, Transform};
 use crate::error::Result;
 use crate::model::Model;
 use crate::ops::storage;
@@ -249,25 +250,6 @@ fn start(run: &Run, model: &mut Model, classes: &[String], collective: &dyn Coll
         start.notes.extend(output::forget_after(&recipe.output_dir, step)?);
     }
     Ok(start)
-}
-
-fn plan(recipe: &Recipe, train: &Dataset, world: usize) -> Plan {
-    let seed = recipe.data_seed.unwrap_or(recipe.seed);
-    Plan {
-        samples: train.len(),
-        micro_batch: recipe.per_device_train_batch_size,
-        accumulation: recipe.gradient_accumulation_steps,
-        world,
-        order: match (recipe.balanced_sampling, recipe.shuffle) {
-            (true, _) => Order::balanced(seed, (0..train.len()).map(|row| train.label(row))),
-            (false, true) => Order::Shuffled { seed },
-            (false, false) => Order::AsStored,
-        },
-        pairing: match Mixing::of(recipe) {
-            Some(_) => Pairing::Neighbours,
-            None => Pairing::Alone,
-        },
-    }
 }
 
 /// The state before the first step.

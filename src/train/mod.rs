@@ -5,6 +5,7 @@ mod inputs;
 mod begin;
 mod trainer;
 mod figures;
+mod plan;
 mod objective;
 mod class_weights;
 mod average;

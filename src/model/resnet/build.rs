@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use candle_core::{Device, Tensor};
 
 use super::config::{ConvolutionShape, LayerShape, ResNetConfig};
+use super::parts::{anatomy, check_frozen, part};
 use super::statistics::Statistics;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::Training;
-use crate::model::anatomy::{Anatomy, Part};
 use crate::model::fit::{Expected, fit};
 use crate::model::report::LoadReport;
 use crate::model::weights::Checkpoint;
@@ -16,7 +16,6 @@ use crate::nn::{BatchNorm, Convolution, Linear, ResidualLayer, Stem, Weight};
 use crate::ops::storage::{tensor, update};
 use crate::optim::Decay;
 use crate::optim::parameters::{Layout, Parameters};
-use crate::recipe::FrozenPart;
 use crate::rng::{Purpose, Stream};
 
 /// nn.BatchNorm2d's defaults, which no config changes.
@@ -181,40 +180,6 @@ fn specs(config: &ResNetConfig) -> Vec<Spec> {
     );
     push("classifier.1.bias".into(), vec![classes], First::Uniform { bound });
     all
-}
-
-fn anatomy(config: &ResNetConfig) -> Anatomy {
-    Anatomy {
-        bottom: "embedder",
-        repeated: "stages",
-        count: config.stages.len(),
-        top: None,
-    }
-}
-
-/// The part that a tensor belongs to; None: the classifier.
-fn part(name: &str) -> Option<Part> {
-    match name.strip_prefix("resnet.encoder.stages.") {
-        Some(rest) => Some(Part::Repeated(rest.split('.').next()?.parse().ok()?)),
-        None => name.starts_with("resnet.").then_some(Part::Bottom),
-    }
-}
-
-/// Errors: a part that there is not; one that lies above a trained one, through which no gradient goes: it computes as in
-/// inference.
-fn check_frozen(config: &ResNetConfig, frozen: &[FrozenPart]) -> Result<()> {
-    let anatomy = anatomy(config);
-    anatomy.check(frozen, &config.path)?;
-    let is_frozen = |part: Part| anatomy.is_frozen(part, frozen);
-    let parts = std::iter::once(Part::Bottom).chain((0..config.stages.len()).map(Part::Repeated));
-    match parts.skip_while(|part| is_frozen(*part)).any(is_frozen) {
-        false => Ok(()),
-        true => Err(Error::model(
-            &config.path,
-            "--freeze: the frozen parts of a ResNet must be its lowest ones",
-            "freeze embedder and the stages from 0 on, or give how many of the lowest stages",
-        )),
-    }
 }
 
 /// What is trained, in order. Biases are spared of decay; the weights of normalisations are not, since Trainer looks for

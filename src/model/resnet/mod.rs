@@ -5,6 +5,7 @@
 
 mod build;
 mod config;
+mod parts;
 mod statistics;
 
 use std::path::Path;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 pub use config::{LayerType, ResNetConfig, Strided};
+use parts::in_file;
 pub use statistics::Statistics;
 
 use super::weights::{self, Checkpoint};
@@ -294,13 +296,5 @@ impl ResNet {
 
     fn no_logits(&self) -> Result<Tensor> {
         tensor(Vec::new(), (0, self.config.classes.len()))
-    }
-}
-
-/// The name that files have for a tensor, also if `name` is that of a model without a classifier.
-fn in_file(name: &str) -> String {
-    match name.starts_with("embedder.") || name.starts_with("encoder.") {
-        true => format!("resnet.{name}"),
-        false => name.to_owned(),
     }
 }
