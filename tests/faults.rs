@@ -118,6 +118,18 @@ fn a_rank_that_hangs_is_named() {
 }
 
 #[test]
+fn a_patience_that_is_no_number_is_an_error() {
+    let place = Playground::new(24, 8);
+    for nonsense in ["soon", "0", "-3"] {
+        let mut command = place.command(2, "run", &LONG);
+        command.env("DTRAIN_TIMEOUT", nonsense);
+        let ended = end_of(spawn(command));
+        assert_eq!(ended.code, Some(2), "{}", ended.text);
+        assert!(ended.text.contains("no number of seconds"), "{}", ended.text);
+    }
+}
+
+#[test]
 fn an_image_that_must_be_readable_ends_the_job_with_its_name() {
     let place = Playground::new(24, 8);
     let picture = place.training_picture(10);

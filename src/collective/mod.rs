@@ -87,6 +87,7 @@ pub fn join() -> Result<Arc<dyn Collective>> {
 
 #[cfg(feature = "mpi")]
 fn connect(launcher: &Launcher) -> Result<Arc<dyn Collective>> {
+    waiting::limit()?;
     Ok(Arc::new(Mpi::join(launcher)?))
 }
 

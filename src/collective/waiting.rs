@@ -2,13 +2,30 @@
 
 use std::time::{Duration, Instant};
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 
 /// How long ranks listen for each other once one has given up.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Between looks at what the other ranks say.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+const DEFAULT_LIMIT: Duration = Duration::from_secs(1800);
+
+/// How long ranks wait for each other: `DTRAIN_TIMEOUT`. Error: it is no number of seconds.
+pub fn limit() -> Result<Duration> {
+    let Some(seconds) = std::env::var_os("DTRAIN_TIMEOUT") else {
+        return Ok(DEFAULT_LIMIT);
+    };
+    let number = seconds.to_str().and_then(|seconds| seconds.trim().parse().ok());
+    match number.filter(|number| *number > 0) {
+        Some(number) => Ok(Duration::from_secs(number)),
+        None => Err(Error::usage(
+            format!("DTRAIN_TIMEOUT is {seconds:?}, which is no number of seconds"),
+            "set it to a whole number above 0, or unset it: then ranks wait for each other for 30 minutes",
+        )),
+    }
+}
 
 /// Waiting for a moment only, then in naps.
 pub struct Waiting {
@@ -19,13 +36,10 @@ pub struct Waiting {
 
 impl Waiting {
     pub fn begin(now: Instant) -> Self {
-        let limit = std::env::var("DTRAIN_TIMEOUT")
-            .ok()
-            .and_then(|seconds| seconds.parse().ok());
         Waiting {
             begun: now,
             looked: now,
-            limit: Duration::from_secs(limit.unwrap_or(1800)),
+            limit: limit().unwrap_or(DEFAULT_LIMIT),
         }
     }
 

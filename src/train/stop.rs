@@ -1,7 +1,7 @@
 //! Requests to stop: SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end the run after the step under way, with a checkpoint.
 //!
 //! The request is noted by a flag; the ranks agree on it in the sum that every step makes anyway. A second signal of the
-//! same kind ends the process at once.
+//! same kind ends the process at once, and once training is over so does the first.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,11 +11,12 @@ use signal_hook::{flag, low_level};
 
 use crate::error::{Error, Result};
 
-/// Listens from its creation on until it is dropped.
+/// Listens from its creation on; once it is dropped, a signal ends the process.
 pub struct StopRequests {
     /// Number of the latest signal, 0: none.
     latest: Arc<AtomicUsize>,
-    listeners: Vec<signal_hook::SigId>,
+    /// For each signal: does the next one end the process?
+    at_once: Vec<Arc<AtomicBool>>,
 }
 
 impl StopRequests {
@@ -23,21 +24,22 @@ impl StopRequests {
         let latest = Arc::new(AtomicUsize::new(0));
         let mut requests = StopRequests {
             latest: latest.clone(),
-            listeners: Vec::new(),
+            at_once: Vec::new(),
         };
         for signal in [SIGTERM, SIGINT, SIGUSR1] {
             // Armed by the first signal, so it acts on the second; it must be registered before what arms it.
-            let again = Arc::new(AtomicBool::new(false));
+            let at_once = Arc::new(AtomicBool::new(false));
             let registered = [
-                flag::register_conditional_shutdown(signal, 128 + signal, again.clone()),
-                flag::register(signal, again),
+                flag::register_conditional_shutdown(signal, 128 + signal, at_once.clone()),
+                flag::register(signal, at_once.clone()),
                 flag::register_usize(signal, latest.clone(), signal as usize),
             ];
             for listener in registered {
-                requests.listeners.push(listener.map_err(|error| {
+                listener.map_err(|error| {
                     Error::usage(format!("cannot listen to signal {signal}: {error}"), "report this")
-                })?);
+                })?;
             }
+            requests.at_once.push(at_once);
         }
         Ok(requests)
     }
@@ -52,9 +54,10 @@ impl StopRequests {
 }
 
 impl Drop for StopRequests {
+    /// An upload may follow, which must not outlive Ctrl-C. Taking the listeners back would leave the signals without effect.
     fn drop(&mut self) {
-        for listener in self.listeners.drain(..) {
-            low_level::unregister(listener);
+        for at_once in &self.at_once {
+            at_once.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -1,11 +1,12 @@
 //! The program itself, without local paths: from an empty cache, from a full one, without a network, on two ranks.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::common::Ended;
 use super::playground::Playground;
-use super::server::{Request, Server};
+use super::server::{Request, Server, What};
 
 /// A Hub with a small model and a dataset of two training shards, and a home for the cache.
 struct Place {
@@ -289,6 +290,37 @@ fn results_are_pushed_as_they_lie_in_the_output_directory() {
         written.contains("push_to_hub = true") && !written.contains("hf_writer"),
         "{written}"
     );
+}
+
+#[test]
+fn an_upload_is_ended_by_a_signal() {
+    let place = Place::new();
+    let busy = What::Status(503, vec![("Retry-After", "60")]);
+    place.server.fault("/commit/", 100, busy);
+    let mut flags = NAMES.to_vec();
+    flags.extend(["push-to-hub", "hub-model-id=my-adapter"]);
+    let mut command = place.command(0, "run", &flags);
+    command
+        .env("HF_TOKEN", "hf_writer")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let within_a_minute = |what: &str, is_done: &mut dyn FnMut() -> bool| {
+        let begun = Instant::now();
+        while !is_done() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    within_a_minute("the upload begins", &mut || {
+        let requests = place.server.requests();
+        requests.iter().any(|request| request.path.contains("/commit/"))
+    });
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    within_a_minute("the process ends", &mut || child.try_wait().unwrap().is_some());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(place.playground.path("run/adapter_model.safetensors").exists());
 }
 
 #[cfg(feature = "mpi")]
