@@ -19,6 +19,8 @@ arguments.add_argument("--threads", type=int, default=2)
 arguments.add_argument("--workers", type=int, default=2)
 arguments.add_argument("--rounds", type=int, default=1)
 arguments.add_argument("--validation", default="validation", help="its split")
+arguments.add_argument("--sides", default="dtrain,Trainer")
+arguments.add_argument("--json", help="a file for the raw numbers")
 arguments.add_argument("--output", help=argparse.SUPPRESS)
 a = arguments.parse_args()
 
@@ -80,16 +82,21 @@ def theirs(output):
 if a.output:
     trainer(a.output)
     sys.exit()
-seconds, accuracy = {"dtrain": [], "Trainer": []}, {}
+sides = {side: {"dtrain": ours, "Trainer": theirs}[side] for side in a.sides.split(",")}
+seconds, accuracy = {side: [] for side in sides}, {}
 for _ in range(a.rounds):
-    for side, run in (("dtrain", ours), ("Trainer", theirs)):
+    for side, run in sides.items():
         with tempfile.TemporaryDirectory() as output:
             start = time.perf_counter()
             accuracy[side] = run(output)
             seconds[side].append(time.perf_counter() - start)
 print(f"{os.path.basename(a.model.rstrip('/'))}, {a.images} images, 1 epoch, batch {a.batch}, {a.threads} threads, {a.rounds} rounds in turns\n")
 print("| side | s from the command to the finished model | accuracy | dtrain is faster by |\n|---|---|---|---|")
-mine = statistics.median(seconds["dtrain"])
+mine = statistics.median(seconds.get("dtrain", [float("nan")]))
 for side, times in seconds.items():
     print(f"| {side} | {statistics.median(times):.1f} [{min(times):.1f}-{max(times):.1f}] | {accuracy[side]:.4f} | "
           f"{'' if side == 'dtrain' else f'{statistics.median(times) / mine:.2f}'} |")
+if a.json:
+    from importlib.metadata import version
+    versions = {name: version(name) for name in ("torch", "transformers", "peft", "datasets", "torchvision", "pillow")}
+    json.dump({"arguments": vars(a), "versions": versions, "seconds": seconds, "accuracy": accuracy}, open(a.json, "w"), indent=1)

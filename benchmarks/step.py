@@ -19,6 +19,7 @@ arguments.add_argument("--threads", type=int, default=2)
 arguments.add_argument("--steps", type=int, default=4)
 arguments.add_argument("--rounds", type=int, default=2)
 arguments.add_argument("--sides", default="dtrain,f32,bf16")
+arguments.add_argument("--json", help="a file for the raw numbers")
 arguments.add_argument("--peer", choices=["f32", "bf16"], help=argparse.SUPPRESS)
 a = arguments.parse_args()
 
@@ -59,7 +60,7 @@ def ours():
     report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     step = report["rows"][-1]
     return {"seconds": step["ms"]["median"] / 1e3, "megabytes": int(report["settings"]["peak memory"].split()[0]),
-            "share": step["% of product"]}
+            "share": step["% of product"], "report": report}
 
 
 def theirs(precision):
@@ -86,3 +87,7 @@ for side, runs in results.items():
     note = f"{runs[0]['share']:.0f} % of the product's rate" if side == "dtrain" else f"{ratio:.2f}"
     print(f"| {names[side]} | {statistics.median(speeds):.2f} [{min(speeds):.2f}-{max(speeds):.2f}] | "
           f"{max(r['megabytes'] for r in runs):,} | {note} |")
+if a.json:
+    from importlib.metadata import version
+    versions = {name: version(name) for name in ("torch", "transformers", "peft")}
+    json.dump({"arguments": vars(a), "versions": versions, "runs": results}, open(a.json, "w"), indent=1)
