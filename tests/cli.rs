@@ -256,6 +256,7 @@ fn combinations_that_contradict_themselves_are_refused() {
         (&["--method", "full", "--adapter", "x"], "method lora"),
         (&["--freeze", "2"], "--method full"),
         (&["--balanced-sampling", "--shuffle", "false"], "order of the dataset"),
+        (&["--mixup-prob", "0.5"], "nothing is mixed"),
         (&["--precision", "fp32", "--fp16"], "cannot be used with"),
         (&["--test-size", "0.1", "--validation-split", "validation"], "twice"),
     ];

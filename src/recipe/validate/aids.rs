@@ -31,6 +31,14 @@ pub fn check(r: &Recipe) -> Result<(), Violation> {
     from_0("mixup_alpha", r.mixup_alpha)?;
     from_0("cutmix_alpha", r.cutmix_alpha)?;
     within("mixup_prob", r.mixup_prob, 0.0, Below::OneOrEqual)?;
+    if r.mixup_prob != 1.0 && r.mixup_alpha == 0.0 && r.cutmix_alpha == 0.0 {
+        return Err(violation(
+            "mixup_prob",
+            r.mixup_prob,
+            "nothing is mixed, since both alphas are 0",
+            "add `--mixup-alpha 0.2`, `--cutmix-alpha 1` or both, or leave `mixup_prob` out",
+        ));
+    }
     if let Some(decay) = r.ema_decay {
         within("ema_decay", decay, 0.0, Below::One)?;
     }
