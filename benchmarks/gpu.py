@@ -130,12 +130,14 @@ def train(name, *words, limit, ranks=1, **more):
         own = lambda rank: ["-n", "1", "-x", f"NCCL_HOSTID=rank{rank}", *command]
         command = ["mpirun", "--bind-to", "none", *[word for rank in range(ranks) for word in (own(rank) + [":"])][:-1]]
         more = {"NCCL_SOCKET_IFNAME": "lo", "NCCL_IB_DISABLE": "1", **more}
-    run(command, limit, **more)
+    said = run(command, limit, **more)
     seconds = run.seconds
+    copied = re.search(r"copy +([\d.]+) .*beside the steps: (\d+) MB", said)
     history = json.load(open(f"{output}/trainer_state.json"))["log_history"]
     return {"seconds": seconds, "losses": [entry["loss"] for entry in history if "loss" in entry],
             "accuracy": max((entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry), default=None),
-            "results": json.load(open(f"{output}/all_results.json"))}
+            "results": json.load(open(f"{output}/all_results.json")),
+            "copied_MB": copied and float(copied[2]), "copy_s": copied and float(copied[1])}
 
 
 def furthest(ours, expected):
@@ -228,10 +230,24 @@ def ranks():
             **{f"{n} ranks": runs[n] for n in worlds}}
 
 
+def caches():
+    """Epochs of synthetic JPEGs with decoded pictures kept nowhere, on the host and on the GPU: later epochs decode and copy less."""
+    words = ["--model", vit_base(), "--dataset", jpegs(), "--train-split", "train", "--eval-strategy", "no", "--save-strategy", "no",
+             "--load-best-model-at-end", "false", "--logging-steps", "1", "--per-device-train-batch-size", 4 if a.dry_run else 128,
+             "--gradient-accumulation-steps", "1", "--num-train-epochs", 1 if a.dry_run else 3, "--precision", "fp16"]
+    words += ["--max-steps", "2"] if a.dry_run else []
+    runs = {mode: train(f"cache-{mode}", *words, "--image-cache", mode, limit=60) for mode in ("none", "host", "device")}
+    found = {"largest relative difference of a loss": max(furthest(runs[mode]["losses"], runs["none"]["losses"]) for mode in runs)}
+    for mode, of in runs.items():
+        found[mode] = {"seconds": of["seconds"], "images_per_s": of["results"].get("train_samples_per_second"), "copied_MB": of["copied_MB"]}
+        if of["copy_s"]:
+            found[mode]["copy_GBps"] = of["copied_MB"] / 1e3 / of["copy_s"]
+    return found
+
+
 def recipe():
     """The seed's recipe on synthetic JPEGs, by dtrain and by Trainer as the seed writes it."""
-    data = os.path.join(WORK, "jpegs")
-    script("gpu_peers.py", 60, "jpegs", "--folder", data)
+    data = jpegs()
     words = ["--model", vit_base(), "--dataset", data, "--train-split", "train", "--test-size", "0.1"]
     if a.dry_run:
         words += ["--per-device-train-batch-size", "4", "--gradient-accumulation-steps", "2", "--max-steps", "2"]
@@ -246,6 +262,13 @@ def recipe():
 def small(epochs, batch):
     return ["--model", a.model, "--dataset", a.dataset, "--train-split", "train", "--validation-split", "validation",
             "--num-train-epochs", epochs, "--per-device-train-batch-size", batch, "--gradient-accumulation-steps", "1"]
+
+
+def jpegs():
+    data = os.path.join(WORK, "jpegs")
+    if not os.path.exists(data):
+        script("gpu_peers.py", 60, "jpegs", "--folder", data)
+    return data
 
 
 def vit_base():
@@ -290,6 +313,7 @@ def goals():
         ("step, share of the measured matmul rate", ">= 0.65", rate, lambda x: x >= 0.65),
         ("peak memory, times eager's", "<= 0.45", over(at("step", "batch 128", "peak_MB"), at("peers", "eager", "peak_MB")), lambda x: x <= 0.45),
         ("preprocessing, share of copy bandwidth", ">= 0.6", over(at("kernels", "preprocess_GBps"), at("ceilings", "copy_GBps")), lambda x: x >= 0.6),
+        ("losses with pictures kept on the GPU against none", "0", at("caches", "largest relative difference of a loss"), lambda x: x == 0),
         ("whole recipe, times Trainer", ">= 6", over(at("recipe", "Trainer", "seconds"), at("recipe", "dtrain", "seconds")), lambda x: x >= 6),
     ]
     # Sizes and speeds of a dry run mean nothing.
@@ -323,7 +347,7 @@ def save():
 
 # The shortest time, in seconds, in which a part is worth beginning.
 PARTS = [(machine, 1), (ceilings, 10), (tests, 20), (step, 20), (accuracy, 20), (peers, 40), (kernels, 10), (precisions, 15),
-         (ranks, 20), (memcheck, 20), (racecheck, 20), (recipe, 60)]
+         (ranks, 20), (memcheck, 20), (racecheck, 20), (caches, 40), (recipe, 60)]
 a.out = os.path.abspath(a.out)
 find()
 wanted = [name for name in a.only.split(",") if name]

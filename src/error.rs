@@ -66,7 +66,8 @@ pub enum Error {
 
     /// The GPU's memory is full.
     #[error(
-        "the GPU is out of memory in {what}: {needed_gib:.2} GiB were asked for, {free_gib:.2} of {total_gib:.2} GiB are free\n  to do: lower --per-device-train-batch-size (and raise --gradient-accumulation-steps to keep the global batch) or --per-device-eval-batch-size, add --gradient-checkpointing, or end other programs on the GPU"
+        "the GPU is out of memory in {what}: {needed_gib:.2} GiB were asked for, {free_gib:.2} of {total_gib:.2} GiB are free{}\n  to do: lower --per-device-train-batch-size (and raise --gradient-accumulation-steps to keep the global batch) or --per-device-eval-batch-size, add --gradient-checkpointing, {}or end other programs on the GPU",
+        kept_pictures(*pictures_gib), if *pictures_gib > 0.0 { "choose --image-cache host or a smaller --image-cache-gb, " } else { "" }
     )]
     GpuMemory {
         /// Who wanted it.
@@ -74,6 +75,8 @@ pub enum Error {
         needed_gib: f64,
         free_gib: f64,
         total_gib: f64,
+        /// Of it, what decoded pictures take (`--image-cache`).
+        pictures_gib: f64,
     },
 
     /// A tensor operation refused its operands: a bug of ours or a device failure.
@@ -129,12 +132,14 @@ impl Error {
                 needed_gib,
                 free_gib,
                 total_gib,
+                pictures_gib,
                 ..
             } => Error::GpuMemory {
                 what: what(),
                 needed_gib,
                 free_gib,
                 total_gib,
+                pictures_gib,
             },
             other => other,
         }
@@ -187,6 +192,13 @@ pub fn catch_foreign_panic<T>(call: impl FnOnce() -> T) -> Result<T, String> {
 /// Whether a panic of this thread will be caught and become an error: a panic hook leaves it alone.
 pub fn panic_becomes_an_error() -> bool {
     FOREIGN.get()
+}
+
+fn kept_pictures(gib: f64) -> String {
+    match gib > 0.0 {
+        true => format!(", {gib:.2} GiB are for decoded pictures (--image-cache)"),
+        false => String::new(),
+    }
 }
 
 fn io_remedy(source: &std::io::Error) -> &'static str {

@@ -155,6 +155,7 @@ fn whole<S: Samples + Clone>(what: &DataPath<S>, transform: &Transform, threads:
             prefetch_batches: 2 + threads.div_ceil(4),
             on_bad_image: OnBadImage::Error,
             pictures: None,
+            feed: None,
         },
     )?;
     let mut made = Vec::new();

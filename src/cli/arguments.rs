@@ -255,10 +255,11 @@ pub struct Values {
     /// Threads that decode images, of a rank [default: as many as compute threads]
     #[arg(long, value_name = "N", help_heading = "Machine")]
     dataloader_num_workers: Option<u32>,
-    /// Keep decoded pictures in memory from epoch to epoch
+    /// Keep decoded pictures from epoch to epoch: on the GPU (device), in memory (host)
     #[arg(long, help_heading = "Machine")]
     image_cache: Option<ImageCache>,
-    /// Most memory for them, of a rank, in 10^9 bytes [default: a quarter of what is free / ranks of the node]
+    /// Most memory for them, of a rank, in 10^9 bytes, on the GPU and on the host [default: three quarters of what the run
+    /// leaves free on the GPU; a quarter of what is free on the host / ranks of the node]
     #[arg(long, value_name = "X", help_heading = "Machine")]
     image_cache_gb: Option<f64>,
 }

@@ -93,6 +93,7 @@ fn carry_out(arguments: &EvalArguments, collective: &Arc<dyn Collective>) -> Res
             prefetch_batches: 2 + (2 * threads).div_ceil(batch),
             on_bad_image: arguments.on_bad_image,
             pictures: None,
+            feed: None,
         },
         batch,
         label_smoothing: 0.0,

@@ -8,7 +8,6 @@ mod drop_in;
 mod eval;
 mod fetch;
 mod inspect;
-mod memory;
 mod merge;
 mod predict;
 mod preflight;

@@ -136,6 +136,7 @@ impl PredictArguments {
             prefetch_batches: 2 + (2 * threads).div_ceil(batch),
             on_bad_image: OnBadImage::Skip,
             pictures: None,
+            feed: None,
         };
         let mut loader = Loader::new(pictures.clone(), batches.into_iter(), config)?;
         let mut predictions = Vec::with_capacity(rows.len());

@@ -2,10 +2,9 @@
 
 use std::fmt;
 
-use super::memory;
 use crate::model::Model;
 use crate::recipe::{Interval, Method, Precision};
-use crate::train::{Inputs, Run};
+use crate::train::{Inputs, Run, memory};
 
 /// The report; its `Display` ends with a line feed.
 pub struct Preflight<'a> {
@@ -156,7 +155,7 @@ impl fmt::Display for Preflight<'_> {
             plural(run.world, "rank"),
             recipe.gradient_accumulation_steps
         );
-        let estimate = memory::estimate(run, self.inputs);
+        let estimate = memory::estimate(run, &self.inputs.model, &self.inputs.preprocessor);
         let memory = match estimate.gpu {
             None => format!("about {} a rank", bytes(estimate.host)),
             Some(gpu) => format!("about {} a rank, and {} on its GPU", bytes(estimate.host), bytes(gpu)),

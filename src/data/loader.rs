@@ -4,29 +4,38 @@
 //! Batches come in the order of the plan. The number of threads changes nothing about what is in them.
 //! What is read and in which order is decided by others (`Dataset`, `order`); here it is only carried out.
 
+mod feed;
 mod queue;
+mod unfinished;
 mod worker;
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::MicroBatch;
 use super::pictures::PictureCache;
 use super::transform::Transform;
 use crate::error::{Error, Result};
+use crate::ops::cast::sent;
 use crate::recipe::OnBadImage;
-use queue::{Finished, Queue};
+pub use feed::{Feed, FeedShape};
+use feed::{Feeder, Lent, Ready};
+use queue::Queue;
+use unfinished::{Contents, Finished};
 
 /// Samples in the form that a model takes.
 pub struct Batch {
-    /// `[samples, 3, height, width]`, f32, on the CPU.
+    /// `[samples, 3, height, width]`: f32 on the CPU; or, of a loader with a feed, on its device in its format, and then only
+    /// for as long as the batch lives.
     pub pixels_bchw: Tensor,
     pub labels: Vec<u32>,
+    /// The labels on the feed's device; None without one, or if that is the CPU.
+    pub labels_there: Option<Tensor>,
     /// Names of the draws, in most cases rows of the dataset; as many as pictures could be decoded.
     pub samples: Vec<u64>,
     pub epoch: u32,
@@ -34,6 +43,18 @@ pub struct Batch {
     pub partners: Option<Partners>,
     /// Where they are.
     pub mixture: Option<Mixture>,
+    /// The memory of `pixels_bchw`, which goes back to the feed.
+    pub(super) _lent: Option<Lent>,
+}
+
+impl Batch {
+    /// The samples on `device`: as they are if they were made there, else a copy in f32.
+    pub fn pixels_on(&self, device: &Device) -> Result<Tensor> {
+        match self.pixels_bchw.device().same_device(device) {
+            true => Ok(self.pixels_bchw.clone()),
+            false => sent(&self.pixels_bchw, device, DType::F32),
+        }
+    }
 }
 
 /// Partners among the samples of a batch, by their places in it.
@@ -74,6 +95,8 @@ pub struct LoaderConfig {
     pub on_bad_image: OnBadImage,
     /// Keeps decoded pictures; None: each is decoded whenever it is needed.
     pub pictures: Option<Arc<PictureCache>>,
+    /// Makes samples on its device, of transforms that are a cut; for one loader at a time. None: they are made here.
+    pub feed: Option<Arc<Feed>>,
 }
 
 /// A picture that was left out.
@@ -96,12 +119,31 @@ pub struct LoaderStatistics {
     pub images: u64,
     /// Of the encoded files that were read.
     pub bytes: u64,
+    /// Copied to the feed's device.
+    pub copied: u64,
+    /// What that, and making samples there, took of the device's time, as far as it is known.
+    pub copy: Duration,
+    pub preprocess: Duration,
+}
+
+impl LoaderStatistics {
+    fn add(&mut self, other: &LoaderStatistics) {
+        self.waited += other.waited;
+        self.decode += other.decode;
+        self.resample += other.resample;
+        self.images += other.images;
+        self.bytes += other.bytes;
+        self.copied += other.copied;
+        self.copy += other.copy;
+        self.preprocess += other.preprocess;
+    }
 }
 
 pub struct Loader {
     queue: Arc<Queue>,
     size: (usize, usize),
     threads: Vec<JoinHandle<()>>,
+    feeder: Option<Feeder>,
 }
 
 impl Loader {
@@ -111,28 +153,37 @@ impl Loader {
         micro_batches: impl Iterator<Item = MicroBatch> + Send + 'static,
         config: LoaderConfig,
     ) -> Result<Loader> {
+        let refused = |what: String, e: std::io::Error| {
+            Error::usage(
+                format!("cannot start {what}: {e}"),
+                "choose fewer threads with --dataloader-num-workers",
+            )
+        };
         let queue = Arc::new(Queue::new(
             Box::new(micro_batches),
             config.transform.sample_len(),
             config.prefetch_batches.max(1),
+            config.feed.clone(),
         ));
         let mut loader = Loader {
             queue: queue.clone(),
             size: config.transform.size(),
             threads: Vec::new(),
+            feeder: None,
         };
+        if let Some(feed) = &config.feed {
+            assert!(config.transform.is_a_cut(), "a transform that a device does not know");
+            let values = *config.transform.normalization().values();
+            let feeder = Feeder::start(feed.clone(), queue.clone(), values);
+            loader.feeder = Some(feeder.map_err(|e| refused("the thread that feeds the device".to_owned(), e))?);
+        }
         let samples: Arc<dyn Samples> = Arc::new(samples);
         for number in 0..config.threads.max(1) {
             let (queue, samples, config) = (queue.clone(), samples.clone(), config.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("decode {number}"))
                 .spawn(move || worker::work(&queue, &*samples, &config))
-                .map_err(|e| {
-                    Error::usage(
-                        format!("cannot start decoding thread {number}: {e}"),
-                        "choose fewer threads with --dataloader-num-workers",
-                    )
-                })?;
+                .map_err(|e| refused(format!("decoding thread {number}"), e))?;
             loader.threads.push(thread);
         }
         Ok(loader)
@@ -147,26 +198,16 @@ impl Loader {
         reason = "an error ends the sequence, which an Iterator could not say"
     )]
     pub fn next(&mut self) -> Result<Option<Batch>> {
-        let Some(finished) = self.queue.next()? else {
-            return Ok(None);
+        let begun = Instant::now();
+        let batch = match &self.feeder {
+            Some(feeder) => feeder.next()?.map(Batch::there).transpose(),
+            None => (self.queue.next()?.map(|finished| Batch::here(finished, self.size))).transpose(),
         };
-        let Finished {
-            epoch,
-            labels,
-            samples,
-            values,
-            partners,
-        } = finished;
-        let (height, width) = self.size;
-        let pixels_bchw = Tensor::from_vec(values, (samples.len(), 3, height, width), &Device::Cpu)?;
-        Ok(Some(Batch {
-            pixels_bchw,
-            labels,
-            samples,
-            epoch,
-            partners,
-            mixture: None,
-        }))
+        self.queue.book(&LoaderStatistics {
+            waited: begun.elapsed(),
+            ..LoaderStatistics::default()
+        });
+        batch
     }
 
     /// Pictures that were skipped so far, in the order of their rows.
@@ -179,9 +220,43 @@ impl Loader {
     }
 }
 
+impl Batch {
+    fn here(finished: Finished, (height, width): (usize, usize)) -> Result<Batch> {
+        let Contents::Floats(values) = finished.contents else {
+            unreachable!("without a feed samples are made here");
+        };
+        let shape = (finished.samples.len(), 3, height, width);
+        Ok(Batch {
+            pixels_bchw: Tensor::from_vec(values, shape, &Device::Cpu)?,
+            labels: finished.labels,
+            labels_there: None,
+            samples: finished.samples,
+            epoch: finished.epoch,
+            partners: finished.partners,
+            mixture: None,
+            _lent: None,
+        })
+    }
+
+    fn there(ready: Ready) -> Result<Batch> {
+        ready.lent.admit()?;
+        Ok(Batch {
+            pixels_bchw: ready.lent.pixels(ready.samples.len())?,
+            labels_there: ready.lent.labels(ready.labels.len())?,
+            labels: ready.labels,
+            samples: ready.samples,
+            epoch: ready.epoch,
+            partners: ready.partners,
+            mixture: None,
+            _lent: Some(ready.lent),
+        })
+    }
+}
+
 impl Drop for Loader {
     fn drop(&mut self) {
         self.queue.close();
+        self.feeder = None;
         for thread in self.threads.drain(..) {
             // A panic was caught and reported by the worker itself.
             let _ = thread.join();

@@ -9,7 +9,7 @@ use candle_core::{DType, Device};
 use super::augment::SampleName;
 use super::loader::{Batch, Mixture};
 use crate::error::Result;
-use crate::ops::cast::sent;
+use crate::ops::cast::cast;
 use crate::ops::jpeg::Rect;
 use crate::ops::mixing::{Blend, mix};
 use crate::recipe::Recipe;
@@ -82,14 +82,16 @@ impl Mixing {
                 cut,
             });
         }
-        let pixels_nchw = sent(&batch.pixels_bchw, device, DType::F32)?;
+        let pixels_nchw = cast(&batch.pixels_on(device)?, DType::F32)?;
         Ok(Batch {
             pixels_bchw: mix(&pixels_nchw, &blends)?,
             labels: batch.labels[own.clone()].to_vec(),
             samples: batch.samples[own].to_vec(),
             epoch: batch.epoch,
+            labels_there: None,
             partners: None,
             mixture: Some(mixture),
+            _lent: None,
         })
     }
 
@@ -261,7 +263,9 @@ mod tests {
             samples: vec![50, 60, 70, 80],
             epoch: 1,
             partners,
+            labels_there: None,
             mixture: None,
+            _lent: None,
         };
         let mixing = Mixing {
             mixup_alpha: 1.0,

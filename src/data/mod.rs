@@ -15,13 +15,15 @@ pub mod preprocessor;
 pub mod transform;
 pub mod loader;
 mod pictures;
+mod device_pictures;
 
 pub use decode::{Pixels, decode};
 pub use demo::{DemoDataset, DemoSubject, write_demo_dataset};
-pub use loader::{BadImage, Batch, Loader, LoaderConfig, LoaderStatistics, Samples};
+pub use device_pictures::{DevicePictures, DeviceRoom, kept_bytes};
+pub use loader::{BadImage, Batch, Feed, FeedShape, Loader, LoaderConfig, LoaderStatistics, Samples};
 pub use mixing::Mixing;
 pub use order::{Draw, EpochOrder, MicroBatch, Order, Pairing, Plan, evaluation_share};
-pub use pictures::{PictureCache, estimated_bytes};
+pub use pictures::{PictureCache, PictureSizes};
 pub use preprocessor::Preprocessor;
 pub use source::{Columns, Dataset, Description, Source, SplitDescription, is_image, usable_memory};
 pub use split::{Slice, TestSize};

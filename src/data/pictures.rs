@@ -69,45 +69,59 @@ fn kept_bytes(width: usize, height: usize) -> usize {
 /// Rows whose sizes are looked at for an estimate.
 const LOOKED_AT: usize = 16;
 
-/// Bytes that so many pictures of a dataset would take, judged by a few of its first `rows` rows. None: none of those is readable.
-pub fn estimated_bytes(samples: &dyn Samples, rows: usize) -> Option<usize> {
-    let mut decoder = Decoder::new().ok()?;
-    let step = rows.div_ceil(LOOKED_AT).max(1);
-    let sizes: Vec<usize> = (0..rows)
-        .step_by(step)
-        .filter_map(|row| {
-            let mut bytes = None;
+/// Widths and heights of a few of a dataset's pictures, from which it is judged how much memory they take.
+pub struct PictureSizes(Vec<(usize, usize)>);
+
+impl PictureSizes {
+    /// Of a few of the first `rows` rows.
+    pub fn look(samples: &dyn Samples, rows: usize) -> PictureSizes {
+        let Ok(mut decoder) = Decoder::new() else {
+            return PictureSizes(Vec::new());
+        };
+        let step = rows.div_ceil(LOOKED_AT).max(1);
+        let size = |row: usize| {
+            let mut size = None;
             let encoded = samples.encoded(row).ok()?;
             let corner = |width: usize, height: usize| {
-                bytes = Some(kept_bytes(width, height));
+                size = Some((width, height));
                 Rect::whole(1, 1)
             };
             decoder.region(&encoded, corner).ok()?;
-            bytes
-        })
-        .collect();
-    let mean = sizes.iter().sum::<usize>() / sizes.len().max(1);
-    (!sizes.is_empty()).then(|| mean.saturating_mul(rows))
+            size
+        };
+        PictureSizes((0..rows).step_by(step).filter_map(size).collect())
+    }
+
+    /// Bytes of a picture on average, if one of a width and height takes `bytes`. None: no picture was readable.
+    pub fn mean(&self, bytes: impl Fn(usize, usize) -> usize) -> Option<usize> {
+        let sum: usize = self.0.iter().map(|&(width, height)| bytes(width, height)).sum();
+        sum.checked_div(self.0.len())
+    }
+
+    /// Bytes that so many pictures would take on the host.
+    pub fn kept_bytes(&self, rows: usize) -> Option<usize> {
+        Some(self.mean(kept_bytes)?.saturating_mul(rows))
+    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::data::loader::{Loader, LoaderConfig};
+    use crate::data::loader::{Loader, LoaderConfig, LoaderStatistics};
     use crate::data::{MicroBatch, Preprocessor, Transform};
     use crate::error::Result;
     use crate::recipe::{OnBadImage, TransformKind};
 
-    const ROWS: usize = 12;
+    pub const ROWS: usize = 12;
 
     /// Photographs of different sizes; the last row is damaged.
     #[derive(Clone)]
-    struct Drawn(Vec<Bytes>);
+    pub struct Drawn(Vec<Bytes>);
 
     impl Drawn {
-        fn new() -> Drawn {
+        pub fn new() -> Drawn {
             let file = |row: usize| -> Bytes {
                 let (width, height) = (60 + 7 * row, 90 - 5 * row);
                 let value = |at: usize| ((at / 3 % width) * (2 + row) + at / 3 / width * 5 + at * at % 31) as u8;
@@ -126,7 +140,12 @@ mod tests {
             Drawn((0..ROWS).map(file).collect())
         }
 
-        fn bytes(&self) -> u64 {
+        /// Of the damaged file.
+        pub fn bad_bytes(&self) -> u64 {
+            self.0[ROWS - 1].len() as u64
+        }
+
+        pub fn bytes(&self) -> u64 {
             self.0.iter().map(|file| file.len() as u64).sum()
         }
     }
@@ -145,34 +164,51 @@ mod tests {
         }
     }
 
-    /// All samples of three epochs, and how many bytes of files were read.
-    fn three_epochs(drawn: &Drawn, kind: TransformKind, threads: usize, budget: Option<usize>) -> (Vec<u32>, u64) {
-        let preprocessor = Preprocessor::parse(r#"{"size": 32}"#).unwrap();
-        let left = |budget| Arc::new(AtomicUsize::new(budget));
-        let config = LoaderConfig {
-            transform: Transform::new(&preprocessor, kind),
-            seed: 5,
-            threads,
-            prefetch_batches: 1,
-            on_bad_image: OnBadImage::Skip,
-            pictures: budget.map(|budget| Arc::new(PictureCache::new(ROWS, left(budget)))),
-        };
+    /// All samples of so many epochs as bits, and what the loader says of it.
+    pub fn samples(drawn: &Drawn, epochs: u32, config: LoaderConfig) -> (Vec<u32>, LoaderStatistics) {
         let batch =
             |number: u32| MicroBatch::of_rows(number / 2, (0..ROWS as u32).filter(move |row| row % 2 == number % 2));
-        let mut loader = Loader::new(drawn.clone(), (0..6).map(batch), config).unwrap();
+        let mut loader = Loader::new(drawn.clone(), (0..2 * epochs).map(batch), config).unwrap();
         let mut bits = Vec::new();
         while let Some(batch) = loader.next().unwrap() {
             let values = batch.pixels_bchw.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             bits.extend(values.into_iter().map(f32::to_bits));
         }
         assert_eq!(loader.bad_images().len(), 1);
-        (bits, loader.statistics().bytes)
+        (bits, loader.statistics())
+    }
+
+    pub fn config(kind: TransformKind, threads: usize) -> LoaderConfig {
+        let preprocessor = Preprocessor::parse(r#"{"size": 32}"#).unwrap();
+        LoaderConfig {
+            transform: Transform::new(&preprocessor, kind),
+            seed: 5,
+            threads,
+            prefetch_batches: 1,
+            on_bad_image: OnBadImage::Skip,
+            pictures: None,
+            feed: None,
+        }
+    }
+
+    pub fn host(budget: usize) -> Option<Arc<PictureCache>> {
+        Some(Arc::new(PictureCache::new(ROWS, Arc::new(AtomicUsize::new(budget)))))
+    }
+
+    /// All samples of three epochs, and how many bytes of files were read.
+    fn three_epochs(drawn: &Drawn, kind: TransformKind, threads: usize, budget: Option<usize>) -> (Vec<u32>, u64) {
+        let config = LoaderConfig {
+            pictures: budget.and_then(host),
+            ..config(kind, threads)
+        };
+        let (bits, statistics) = samples(drawn, 3, config);
+        (bits, statistics.bytes)
     }
 
     #[test]
     fn samples_are_the_same_with_and_without_kept_pictures() {
         let drawn = Drawn::new();
-        let bad = drawn.0[ROWS - 1].len() as u64;
+        let bad = drawn.bad_bytes();
         for kind in [TransformKind::Train, TransformKind::Eval] {
             let (expected, read) = three_epochs(&drawn, kind, 1, None);
             assert_eq!(read, 3 * drawn.bytes());
@@ -200,8 +236,9 @@ mod tests {
             assert!(cache.reserve(60 + 7 * row, 90 - 5 * row));
             kept = (1 << 40) - left.load(Ordering::Relaxed);
         }
-        let estimate = estimated_bytes(&drawn, ROWS).unwrap();
+        let estimate = PictureSizes::look(&drawn, ROWS).kept_bytes(ROWS).unwrap();
         assert!(estimate.abs_diff(kept) < kept / 10, "{estimate} for {kept}");
-        assert_eq!(estimated_bytes(&Drawn(vec![Bytes::new(); 3]), 3), None);
+        let unreadable = Drawn(vec![Bytes::new(); 3]);
+        assert_eq!(PictureSizes::look(&unreadable, 3).kept_bytes(3), None);
     }
 }

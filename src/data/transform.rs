@@ -6,10 +6,12 @@
 
 mod normalization;
 mod placement;
+mod staged;
 mod workplace;
 
 pub use normalization::Normalization;
 use placement::{Middle, Placement};
+pub use staged::{Keeping, Stageable, StagedSample};
 pub use workplace::{Durations, Picture, Workplace};
 
 use super::augment::SampleName;

@@ -74,6 +74,15 @@ pub fn open(choice: DeviceChoice, place: NodeRank) -> Result<Opened> {
     }
 }
 
+/// Bytes of a GPU's memory that are free, and all of them; nothing of a CPU's.
+pub fn free_bytes(device: &Device) -> Result<(usize, usize)> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => super::cuda::memory::free_bytes(device),
+        _ => Ok((0, 0)),
+    }
+}
+
 fn cpu(note: String) -> Opened {
     Opened {
         device: Device::Cpu,

@@ -18,6 +18,8 @@ pub mod device;
 pub mod dropout;
 pub mod gelu;
 pub mod gemm;
+pub mod intake;
+pub mod interleave;
 pub mod jpeg;
 pub mod launch;
 pub mod layer_norm;
@@ -33,6 +35,7 @@ pub mod reduce;
 pub mod resample;
 pub mod residual;
 pub mod soft_cross_entropy;
+pub mod staging;
 pub mod storage;
 pub mod webp;
 

@@ -5,24 +5,46 @@
 //! weights are those of `ops::resample`, so the u8 values are Pillow's on every device. Decoding, and which part of
 //! a picture is cut out, is decided in `data`.
 
+mod batch;
 mod tables;
 
 use rayon::prelude::*;
 
 use super::jpeg::Rect;
 use super::resample::{Axis, Filter, Planes, Resampler};
-pub use tables::Batch;
+pub use batch::Batch;
+pub use tables::{JOB, Plan, UNIT};
 
 /// Bytes that must be readable behind the last picture of a flat buffer.
 pub const SLACK: usize = 16;
 
-/// Where a decoded picture lies.
+/// Where a decoded picture lies, or the part of it that is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Picture {
     /// Its first byte in the flat buffer.
     pub start: usize,
     pub width: usize,
     pub height: usize,
+    /// Column and row of the upright picture at which it begins.
+    pub x: usize,
+    pub y: usize,
+}
+
+impl Picture {
+    pub fn whole(start: usize, width: usize, height: usize) -> Picture {
+        Picture::part(start, Rect::whole(width, height))
+    }
+
+    pub fn part(start: usize, part: Rect) -> Picture {
+        let Rect { x, y, width, height } = part;
+        Picture {
+            start,
+            width,
+            height,
+            x,
+            y,
+        }
+    }
 }
 
 /// What becomes of a picture: a crop, resized, of which a window is kept, maybe mirrored.
@@ -37,6 +59,19 @@ pub struct Cut {
     pub flip: bool,
 }
 
+impl Cut {
+    /// What leaves a picture of a sample's size (height, width) as it is.
+    pub fn nothing((height, width): (usize, usize)) -> Cut {
+        Cut {
+            crop: Rect::whole(width, height),
+            resized: (width, height),
+            filter: Filter::Bilinear,
+            offset: (0, 0),
+            flip: false,
+        }
+    }
+}
+
 /// What each u8 value of each channel becomes.
 pub type Values = [[f32; 256]; 3];
 
@@ -44,12 +79,22 @@ pub type Values = [[f32; 256]; 3];
 ///
 /// Panics if `samples` is not as large as the batch, or `pixels` ends before a picture does.
 pub fn preprocess(pixels: &[u8], batch: &Batch, values: &Values, samples_bchw: &mut [f32]) {
-    let (height, width) = batch.size();
+    preprocess_pictures(pixels, batch.pictures(), batch.size(), values, samples_bchw);
+}
+
+/// As [`preprocess`], without the numbers that are for kernels; `height` and `width` of a sample.
+pub fn preprocess_pictures(
+    pixels: &[u8],
+    pictures: &[(Picture, Cut)],
+    (height, width): (usize, usize),
+    values: &Values,
+    samples_bchw: &mut [f32],
+) {
     let plane = height * width;
-    assert_eq!(samples_bchw.len(), batch.len() * 3 * plane, "size of the samples");
+    assert_eq!(samples_bchw.len(), pictures.len() * 3 * plane, "size of the samples");
     samples_bchw
         .par_chunks_exact_mut(3 * plane)
-        .zip(batch.pictures())
+        .zip(pictures)
         .for_each_init(Work::default, |work, (sample_chw, (picture, cut))| {
             for (plane, values) in sample_chw.chunks_exact_mut(plane).zip(values) {
                 plane.fill(values[0]);
@@ -103,15 +148,14 @@ impl Work {
             .set(cut.crop.width, cut.resized.0, cut.filter, columns.clone());
         self.vertical
             .set(cut.crop.height, cut.resized.1, cut.filter, rows.clone());
-        let Rect {
-            x,
-            y,
-            width: w,
-            height: h,
-        } = cut.crop;
-        self.planes.reshape(x..x + w, y..y + h);
-        for row in y..y + h {
-            let from = &pixels[picture.start + 3 * (row * picture.width + x)..][..3 * w];
+        // What there is of the crop: the resampler sees to it that this is all it needs.
+        let crop = cut.crop;
+        let across = crop.x.max(picture.x)..crop.right().min(picture.x + picture.width);
+        let down = crop.y.max(picture.y)..crop.bottom().min(picture.y + picture.height);
+        self.planes.reshape(across.clone(), down.clone());
+        for row in down {
+            let first = (row - picture.y) * picture.width + across.start - picture.x;
+            let from = &pixels[picture.start + 3 * first..][..3 * across.len()];
             for channel in 0..3 {
                 let to = self.planes.row_mut(channel, row);
                 for (to, from) in to.iter_mut().zip(from.chunks_exact(3)) {
@@ -121,7 +165,7 @@ impl Work {
         }
         self.resampler.run(
             &self.planes,
-            (x, y),
+            (crop.x, crop.y),
             &self.horizontal,
             &self.vertical,
             |channel, row, line| {

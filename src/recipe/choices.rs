@@ -64,9 +64,11 @@ pub enum OnBadImage {
 #[serde(rename_all = "lowercase")]
 #[value(rename_all = "lower")]
 pub enum ImageCache {
-    /// In memory, if all of them fit and there are epochs enough.
+    /// In the GPU's memory or else the host's, if all of them fit and there are epochs enough.
     Auto,
-    /// In memory, as many as fit.
+    /// In the GPU's memory, as many as fit, and in the host's.
+    Device,
+    /// In the host's memory, as many as fit.
     Host,
     None,
 }

@@ -194,7 +194,8 @@ pub struct Recipe {
     pub dataloader_num_workers: Option<usize>,
     /// Decoded pictures kept in memory from epoch to epoch.
     pub image_cache: ImageCache,
-    /// Most memory for them, per rank, in 10^9 bytes; by default a quarter of what is free / ranks of the node.
+    /// Most memory for them, per rank, in 10^9 bytes, on the GPU and on the host; by default three quarters of what the run
+    /// leaves free there, and a quarter of what is free / ranks of the node here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_cache_gb: Option<f64>,
     /// Threads that compute, per rank; by default cores of the node / ranks of the node.

@@ -13,6 +13,17 @@ pub struct Supply {
     pub decode: Duration,
     pub resample: Duration,
     pub threads: usize,
+    pub there: OnDevice,
+}
+
+/// What the GPU did beside the steps to make images ready: all zero if it did nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OnDevice {
+    /// Bytes that were copied to it.
+    pub copied: u64,
+    pub copy: Duration,
+    /// Cropping to normalizing, as far as it was timed.
+    pub preprocess: Duration,
 }
 
 impl Supply {
@@ -39,6 +50,20 @@ pub fn bottleneck(stages: &Stages, supply: &Supply, world: usize, ceilings: Opti
     }
     let share = |stage| seconds(stage) / all;
     let percent = |stage| 100.0 * share(stage);
+    // Threads that decode may themselves have waited for copies.
+    let elapsed = stages.elapsed().as_secs_f64().max(1e-9);
+    let decoding = (supply.decode + supply.resample).as_secs_f64() / supply.threads.max(1) as f64 / elapsed;
+    let OnDevice { copied, copy, .. } = supply.there;
+    let copying = copy.as_secs_f64() / elapsed;
+    if share(Stage::WaitForData) >= NOTICEABLE_WAIT && copying > decoding {
+        return format!(
+            "Bottleneck: copies to the GPU. Training waited {:.0} % of the time for images, of which {:.0} MB were copied at \
+             {:.1} GB/s; keep them there (--image-cache device), or store them smaller.",
+            percent(Stage::WaitForData),
+            copied as f64 / 1e6,
+            copied as f64 / 1e9 / copy.as_secs_f64().max(1e-9),
+        );
+    }
     if share(Stage::WaitForData) >= NOTICEABLE_WAIT {
         return format!(
             "Bottleneck: images. Training waited {:.0} % of the time for {}, which can make {} ready; raise \
@@ -124,6 +149,7 @@ mod tests {
             decode: Duration::from_secs(4),
             resample: Duration::from_secs(1),
             threads: 2,
+            there: OnDevice::default(),
         };
         bottleneck(&stages, &supply, world, None)
     }
@@ -135,6 +161,24 @@ mod tests {
         assert!(
             starved.contains("images") && starved.contains("waited 50 %") && starved.contains("400 images/s"),
             "{starved}"
+        );
+        let mut stages = Stages::begin();
+        stages.add(WaitForData, Duration::from_secs(50));
+        stages.add(Forward, Duration::from_secs(50));
+        let copying = Supply {
+            there: OnDevice {
+                copied: 8_000_000_000,
+                copy: Duration::from_secs(2),
+                ..OnDevice::default()
+            },
+            decode: Duration::from_secs(1),
+            threads: 4,
+            ..Supply::default()
+        };
+        let sentence_of_copies = bottleneck(&stages, &copying, 1, None);
+        assert!(
+            sentence_of_copies.contains("copies") && sentence_of_copies.contains("8000 MB were copied at 4.0 GB/s"),
+            "{sentence_of_copies}"
         );
         let computing = sentence(&[(WaitForData, 1), (Forward, 49), (Backward, 50)], 1);
         assert!(computing.contains("computing, 99 %"), "{computing}");

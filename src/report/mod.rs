@@ -12,7 +12,7 @@ mod stages;
 mod table;
 mod tensorboard;
 
-pub use bottleneck::{Supply, bottleneck};
+pub use bottleneck::{OnDevice, Supply, bottleneck};
 pub use class_report::{FILE_NAME as CLASSES_FILE, classes_json, classes_table};
 pub use history::{EvaluationEntry, LogEntry, LossEntry, TotalsEntry, TrainerState};
 pub use metrics::{ClassFigures, Confusion, Figures, Outcome};

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::{Stage, Stages, Supply, TrainerState};
+use super::{OnDevice, Stage, Stages, Supply, TrainerState};
 use crate::ops::ceilings::Ceilings;
 
 /// One line an evaluation, in Markdown: epoch, the last logged training loss, validation loss and accuracy.
@@ -61,13 +61,32 @@ pub fn stages_table(stages: &Stages, supply: &Supply, ceilings: Option<&Ceilings
         );
     }
     let threads = whole * supply.threads.max(1) as f64;
-    for (name, spent) in [("decode", supply.decode), ("crop, normalize", supply.resample)] {
+    let OnDevice {
+        copied,
+        copy,
+        preprocess,
+    } = supply.there;
+    let then = if copied > 0 { "into batches" } else { "crop, normalize" };
+    for (name, spent) in [("decode", supply.decode), (then, supply.resample)] {
         let seconds = spent.as_secs_f64();
         let _ = writeln!(
             table,
             "  {name:<16} {seconds:>9.2}   {:>5.1} % of {} decoding thread(s)",
             100.0 * seconds / threads,
             supply.threads
+        );
+    }
+    if copied > 0 {
+        let megabytes = copied as f64 / 1e6;
+        let _ = writeln!(
+            table,
+            "{} of the GPU, beside the steps: {megabytes:.0} MB",
+            line("copy", copy.as_secs_f64())
+        );
+        let _ = writeln!(
+            table,
+            "{} of the GPU, beside the steps",
+            line("crop, normalize", preprocess.as_secs_f64())
         );
     }
     if let Some(rate) = supply.rate() {
@@ -157,6 +176,7 @@ mod tests {
             decode: Duration::from_secs(3),
             resample: Duration::from_secs(1),
             threads: 2,
+            there: OnDevice::default(),
         };
         let ceilings = Ceilings {
             gflops: 1e-3,

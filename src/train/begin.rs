@@ -10,14 +10,14 @@ use super::checkpoint::{LossSums, Position};
 use super::evaluate::Evaluator;
 use super::health::{self, GradientAudit};
 use super::inputs::Inputs;
+use super::loading::Loading;
 use super::objective::Objective;
-use super::picture_memory::PictureMemory;
 use super::plan::plan;
 use super::stop::StopRequests;
 use super::trainer::Trainer;
 use super::{Run, output, resume};
 use crate::collective::{Collective, host, same_everywhere};
-use crate::data::{Dataset, Loader, LoaderConfig, Mixing, Transform};
+use crate::data::{Dataset, Loader, Mixing};
 use crate::error::Result;
 use crate::model::Model;
 use crate::ops::storage;
@@ -75,29 +75,13 @@ impl<'a> Trainer<'a> {
             .total_steps
             .saturating_sub(state.global_step)
             .div_ceil(run.steps_per_epoch.max(1));
-        let eval = splits.eval.as_ref();
-        let memory = PictureMemory::plan(run, &splits.train, eval, epochs, collective);
-        let loading = |transform, pictures| LoaderConfig {
-            transform,
-            seed: recipe.seed,
-            threads: run.loader_threads,
-            prefetch_batches: prefetch(run.loader_threads, recipe.per_device_train_batch_size),
-            on_bad_image: recipe.on_bad_image,
-            pictures,
-        };
+        let loading = Loading::decide(run, &splits, &preprocessor, &model, epochs, collective)?;
         let objective = Objective::new(recipe.label_smoothing_factor, class_weights, &splits.train, &plan);
         let micro_batches = plan.of_rank(collective.rank(), state.global_step..run.total_steps);
-        let loader = Loader::new(
-            splits.train.clone(),
-            micro_batches,
-            loading(Transform::new(&preprocessor, recipe.train_transform), memory.train),
-        )?;
-        let evaluator = splits.eval.map(|dataset| Evaluator {
+        let loader = Loader::new(splits.train.clone(), micro_batches, loading.train)?;
+        let evaluator = splits.eval.zip(loading.eval).map(|(dataset, loader)| Evaluator {
             dataset,
-            loader: loading(
-                Transform::of_evaluation(&preprocessor, recipe.eval_transform),
-                memory.eval,
-            ),
+            loader,
             batch: recipe.per_device_eval_batch_size,
             label_smoothing: recipe.label_smoothing_factor,
             device: run.device.clone(),
@@ -106,7 +90,11 @@ impl<'a> Trainer<'a> {
             0 => Progress::new(run.total_steps, state.global_step),
             _ => Progress::silent(),
         };
-        claimed.iter().chain(&notes).for_each(|note| progress.say(note));
+        claimed
+            .iter()
+            .chain(&notes)
+            .chain(&loading.notes)
+            .for_each(|note| progress.say(note));
         let events = match collective.rank() == 0 && recipe.reports_to_tensorboard() {
             true => Some(event_file(recipe)?),
             false => None,
@@ -279,9 +267,4 @@ fn continued(new: TrainerState, then: TrainerState) -> TrainerState {
         log_history: then.log_history,
         ..new
     }
-}
-
-/// Batches ahead: enough that every thread has pictures to decode while a batch waits to be taken.
-fn prefetch(threads: usize, batch: usize) -> usize {
-    2 + (2 * threads).div_ceil(batch)
 }

@@ -2,14 +2,13 @@
 
 use std::time::Instant;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 
 use super::bad_images::BadImages;
 use crate::collective::{Collective, gather};
 use crate::data::{Dataset, Loader, LoaderConfig, MicroBatch, evaluation_share};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::ops::cast::sent;
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::storage::values;
 use crate::report::{Figures, Outcome};
@@ -51,7 +50,7 @@ impl Evaluator {
             if batch.samples.is_empty() {
                 continue;
             }
-            let logits_bc = sent(&batch.pixels_bchw, &self.device, DType::F32)
+            let logits_bc = (batch.pixels_on(&self.device))
                 .and_then(|pixels_bchw| model.infer(&pixels_bchw))
                 .map_err(|error| error.wanted_by(|| format!("the evaluation of {} images", batch.samples.len())))?
                 .to_device(&Device::Cpu)?;

@@ -11,8 +11,8 @@ use crate::error::Result;
 use crate::ops::ceilings::Ceilings;
 use crate::ops::storage;
 use crate::report::{
-    Begun, CLASSES_FILE, Confusion, EvaluationEntry, LogEntry, ModelCard, Outcome, PREDICTIONS_FILE, Results, Stage,
-    Supply, TotalsEntry, TrainerState, bottleneck, classes_json, classes_table, epochs_table, predictions_csv,
+    Begun, CLASSES_FILE, Confusion, EvaluationEntry, LogEntry, ModelCard, OnDevice, Outcome, PREDICTIONS_FILE, Results,
+    Stage, Supply, TotalsEntry, TrainerState, bottleneck, classes_json, classes_table, epochs_table, predictions_csv,
     stages_table,
 };
 
@@ -199,6 +199,11 @@ impl Trainer<'_> {
             decode: busy.decode,
             resample: busy.resample,
             threads: self.run.loader_threads,
+            there: OnDevice {
+                copied: busy.copied,
+                copy: busy.copy,
+                preprocess: busy.preprocess,
+            },
         };
         let ceilings = self.ceilings();
         println!(

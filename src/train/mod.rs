@@ -2,6 +2,7 @@
 
 mod run;
 mod inputs;
+mod loading;
 mod begin;
 mod trainer;
 mod figures;
@@ -19,6 +20,7 @@ mod resume;
 mod output;
 mod whole;
 mod health;
+pub mod memory;
 mod picture_memory;
 mod bad_images;
 mod stop;

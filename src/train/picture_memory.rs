@@ -1,67 +1,229 @@
-//! Which decoded pictures a run keeps in memory from epoch to epoch (`--image-cache`).
+//! How pictures are supplied: on which device samples are made, and which decoded pictures stay in memory from epoch to epoch
+//! (`--image-cache`).
+//!
+//! All of it is decided for this rank alone: samples are the same wherever they are made and with or without kept pictures.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use candle_core::DType;
+
 use super::Run;
 use crate::collective::Collective;
-use crate::data::{Dataset, PictureCache, estimated_bytes, usable_memory};
+use crate::data::{
+    Dataset, DevicePictures, DeviceRoom, Feed, FeedShape, PictureCache, PictureSizes, Transform, kept_bytes,
+    usable_memory,
+};
+use crate::error::Result;
+use crate::ops::device::free_bytes;
+use crate::ops::intake::Intake;
+use crate::ops::staging::StagingShape;
 use crate::recipe::ImageCache;
 
-/// Where decoded pictures are kept; None: nowhere.
-#[derive(Default)]
-pub struct PictureMemory {
-    pub train: Option<Arc<PictureCache>>,
-    pub eval: Option<Arc<PictureCache>>,
+/// What a loader is given; None: pictures are kept nowhere, samples are made on the CPU.
+#[derive(Clone, Default)]
+pub struct Supplied {
+    pub pictures: Option<Arc<PictureCache>>,
+    pub feed: Option<Arc<Feed>>,
+    /// Bytes set aside for them on the GPU.
+    on_device: usize,
 }
 
-/// The part of the usable memory that the ranks of a node take together, if the recipe names no figure.
-const PART: usize = 4;
-
-impl PictureMemory {
-    /// Decides for this rank alone: samples are the same with and without.
-    ///
-    /// `epochs`: how many times training samples will still be drawn. A rank draws others in each epoch, so among several
-    /// ranks it takes more epochs until keeping pays off; validation pictures are the same in each evaluation.
-    pub fn plan(
-        run: &Run,
-        train: &Dataset,
-        eval: Option<&Dataset>,
-        epochs: u64,
-        collective: &dyn Collective,
-    ) -> PictureMemory {
-        let recipe = &run.recipe;
-        if recipe.image_cache == ImageCache::None {
-            return PictureMemory::default();
-        }
-        let budget = match recipe.image_cache_gb {
-            Some(gigabytes) => (gigabytes * 1e9) as usize,
-            None => usable_memory().unwrap_or(0) / PART / collective.local().world,
+impl Supplied {
+    /// Where pictures stay, for people; None where they do not, or where that is the usual thing.
+    pub fn told(&self) -> Option<String> {
+        let gigabytes = self.on_device as f64 / 1e9;
+        let here = if self.pictures.is_some() {
+            ", others in the host's"
+        } else {
+            ""
         };
-        let cache =
-            |dataset: &Dataset, left: &Arc<AtomicUsize>| Some(Arc::new(PictureCache::new(dataset.len(), left.clone())));
-        let left = Arc::new(AtomicUsize::new(budget));
-        if recipe.image_cache == ImageCache::Host {
-            return PictureMemory {
-                train: cache(train, &left),
-                eval: eval.and_then(|dataset| cache(dataset, &left)),
-            };
-        }
-        let world = collective.world();
-        let bytes = |dataset: &Dataset, rows: usize| estimated_bytes(dataset, rows).unwrap_or(usize::MAX);
-        let mut needed = 0usize;
-        let mut memory = PictureMemory::default();
-        if let Some(dataset) = eval {
-            let share = bytes(dataset, dataset.len().div_ceil(world));
-            if share <= budget {
-                needed = share;
-                memory.eval = cache(dataset, &left);
+        (self.on_device > 0)
+            .then(|| format!("stay in the GPU's memory once they are decoded ({gigabytes:.2} GB are set aside){here}"))
+    }
+}
+
+/// One of the run's datasets.
+pub struct Wanted<'a> {
+    pub dataset: &'a Dataset,
+    pub transform: &'a Transform,
+    /// Most samples of a batch, what they are made in, and batches that are in the making at a time.
+    pub batch: usize,
+    pub dtype: DType,
+    pub batches: usize,
+    /// How many different rows this rank will read, and whether it reads them again so often that keeping pays off.
+    pub rows: usize,
+    pub again: bool,
+}
+
+/// The part of the host's usable memory that the ranks of a node take together, and of the GPU's free memory that is left
+/// when the run has what it needs, if the recipe names no figure.
+const PART: usize = 4;
+const DEVICE_PART: (usize, usize) = (3, 4);
+/// What is taken beyond an estimate, since it is made of few pictures.
+const MARGIN: (usize, usize) = (21, 20);
+/// CUDA itself, its libraries' kernels, fragments.
+const OF_CUDA: usize = 512 << 20;
+/// Bytes of a batch on its way to the device: pictures that need more are resized here.
+const MOST_STAGED: usize = 256 << 20;
+/// Batches of samples on the device: one in use, one ready, one in the making.
+const SLOTS: usize = 3;
+
+/// Where the pictures of a dataset are to be kept.
+#[derive(Clone, Copy, Default)]
+struct Choice {
+    host: bool,
+    /// Bytes to set aside on the device.
+    device: usize,
+    on_device: bool,
+}
+
+/// Decides for the training set and, if there is one, the validation set; `needed`: bytes that the run itself wants of the GPU.
+/// Error: the GPU has no room for what was asked.
+pub fn supply(
+    run: &Run,
+    needed: usize,
+    train: &Wanted<'_>,
+    eval: Option<&Wanted<'_>>,
+    collective: &dyn Collective,
+) -> Result<(Supplied, Supplied)> {
+    let recipe = &run.recipe;
+    let asked = recipe.image_cache_gb.map(|gigabytes| (gigabytes * 1e9) as usize);
+    let host = asked.unwrap_or_else(|| usable_memory().unwrap_or(0) / PART / collective.local().world);
+    let device = match run.device.is_cpu() {
+        true => 0,
+        false => match asked {
+            Some(bytes) => bytes,
+            None => {
+                let (free, _) = free_bytes(&run.device)?;
+                free.saturating_sub(needed + OF_CUDA) / DEVICE_PART.1 * DEVICE_PART.0
+            }
+        },
+    };
+    // Validation pictures are read again in each evaluation, so they come first.
+    let datasets: Vec<&Wanted> = eval.into_iter().chain([train]).collect();
+    let sizes: Vec<PictureSizes> = match recipe.image_cache {
+        ImageCache::Host | ImageCache::None if run.device.is_cpu() => Vec::new(),
+        _ => datasets
+            .iter()
+            .map(|wanted| PictureSizes::look(wanted.dataset, wanted.rows))
+            .collect(),
+    };
+    let mut left = (host, device);
+    let choices: Vec<Choice> = datasets
+        .iter()
+        .enumerate()
+        .map(|(at, wanted)| {
+            choose(
+                recipe.image_cache,
+                wanted,
+                sizes.get(at),
+                run.device.is_cpu(),
+                &mut left,
+            )
+        })
+        .collect();
+    let budget = Arc::new(AtomicUsize::new(host));
+    let caches = datasets.iter().zip(&choices).map(|(wanted, choice)| {
+        let cache = || Arc::new(PictureCache::new(wanted.dataset.len(), budget.clone()));
+        choice.host.then(cache)
+    });
+    let mut supplied: Vec<Supplied> = caches
+        .map(|pictures| Supplied {
+            pictures,
+            ..Supplied::default()
+        })
+        .collect();
+    if !run.device.is_cpu() {
+        give_feeds(run, &datasets, &sizes, &choices, &mut supplied)?;
+    }
+    let train = supplied.pop().unwrap_or_default();
+    Ok((train, supplied.pop().unwrap_or_default()))
+}
+
+/// Takes what it wants from what is left on host and device.
+fn choose(
+    cache: ImageCache,
+    wanted: &Wanted,
+    sizes: Option<&PictureSizes>,
+    on_cpu: bool,
+    left: &mut (usize, usize),
+) -> Choice {
+    let is_cut = !on_cpu && wanted.transform.is_a_cut();
+    let bytes = |of: fn(usize, usize) -> usize| {
+        let mean = sizes.and_then(|sizes| sizes.mean(of));
+        mean.map_or(usize::MAX, |mean| mean.saturating_mul(wanted.rows))
+    };
+    let on_device = bytes(kept_bytes) / MARGIN.1 * MARGIN.0;
+    let none = Choice::default();
+    let choice = match cache {
+        ImageCache::None => none,
+        ImageCache::Host => Choice { host: true, ..none },
+        ImageCache::Device => Choice {
+            host: true,
+            device: if is_cut { on_device.min(left.1) } else { 0 },
+            on_device: is_cut,
+        },
+        ImageCache::Auto if !wanted.again => none,
+        ImageCache::Auto if is_cut && on_device <= left.1 => Choice {
+            device: on_device,
+            on_device: true,
+            ..none
+        },
+        ImageCache::Auto => {
+            let needed = sizes.and_then(|sizes| sizes.kept_bytes(wanted.rows));
+            match needed.and_then(|needed| left.0.checked_sub(needed)) {
+                Some(rest) => {
+                    left.0 = rest;
+                    Choice { host: true, ..none }
+                }
+                None => none,
             }
         }
-        let pays_off = epochs >= 2 * world as u64;
-        if pays_off && needed.saturating_add(bytes(train, train.len())) <= budget {
-            memory.train = cache(train, &left);
-        }
-        memory
+    };
+    left.1 -= choice.device;
+    choice
+}
+
+/// Samples are made on the GPU wherever it knows how.
+fn give_feeds(
+    run: &Run,
+    datasets: &[&Wanted],
+    sizes: &[PictureSizes],
+    choices: &[Choice],
+    supplied: &mut [Supplied],
+) -> Result<()> {
+    let shapes: Vec<Option<StagingShape>> = datasets
+        .iter()
+        .zip(sizes)
+        .map(|(wanted, sizes)| {
+            let pictures = wanted.batch;
+            let mean = sizes.mean(kept_bytes).unwrap_or(0);
+            let shape = || StagingShape::of_pictures(pictures, wanted.transform.size(), mean, MOST_STAGED);
+            wanted.transform.is_a_cut().then(shape)
+        })
+        .collect();
+    let Some(landing) = shapes.iter().flatten().map(StagingShape::capacity).max() else {
+        return Ok(());
+    };
+    let kept = choices.iter().map(|choice| choice.device).sum::<usize>();
+    let intake = Intake::open(&run.device, landing, kept)
+        .map_err(|error| error.wanted_by(|| "keeping decoded pictures on it (--image-cache)".to_owned()))?;
+    let room = Arc::new(DeviceRoom::of(&intake));
+    let intake = Arc::new(intake);
+    for (at, supplied) in supplied.iter_mut().enumerate() {
+        let (wanted, choice) = (datasets[at], choices[at]);
+        let Some(batch) = shapes[at] else { continue };
+        let shape = FeedShape {
+            batch,
+            dtype: wanted.dtype,
+            stagings: wanted.batches,
+            slots: SLOTS,
+        };
+        let pictures = || DevicePictures::new(wanted.dataset.len(), room.clone());
+        let pictures = choice.on_device.then(pictures);
+        supplied.on_device = choice.device;
+        supplied.feed = Some(Arc::new(Feed::new(intake.clone(), &run.device, shape, pictures)));
     }
+    Ok(())
 }

@@ -8,8 +8,6 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use candle_core::DType;
-
 use super::Run;
 use super::bad_images::BadImages;
 use super::checkpoint::LossSums;
@@ -21,7 +19,6 @@ use crate::collective::Collective;
 use crate::data::{Loader, Mixing, Plan, Preprocessor};
 use crate::error::{Error, Result};
 use crate::model::{DropoutNames, Model};
-use crate::ops::cast::sent;
 use crate::ops::reduce;
 use crate::optim::{AdamW, GradScaler, Gradients, LearningRate, MovingAverage};
 use crate::report::{Begun, EventFile, Now, Outcome, Progress, Stage, Stages, TrainerState};
@@ -126,7 +123,7 @@ impl<'a> Trainer<'a> {
             let logits_bc = self
                 .stages
                 .time(Stage::Forward, || {
-                    let pixels_bchw = sent(&batch.pixels_bchw, &self.run.device, DType::F32)?;
+                    let pixels_bchw = batch.pixels_on(&self.run.device)?;
                     self.model.forward(&pixels_bchw, Some(&dropout))
                 })
                 .map_err(|error| wants("forward pass", error))?;

@@ -216,3 +216,34 @@ fn a_skipped_step_leaves_the_average_as_it_was() {
     let [values, average] = ["values", "average"].map(|name| buffers[name].to_vec1::<f32>().unwrap());
     assert!(values == average);
 }
+
+#[test]
+fn pictures_kept_anywhere_train_the_same() {
+    let place = Playground::new(24, 8);
+    let run_with = |world: usize, cache: &str| {
+        let name = format!("{world} {}", cache.replace([' ', '='], "-"));
+        let mut arguments = vec!["device=cuda", "precision=fp32"];
+        arguments.extend(cache.split(' '));
+        if world == 2 {
+            arguments.push("per-device-train-batch-size=4");
+        }
+        run(&place, world, &name, &arguments)
+    };
+    for world in [0, 2] {
+        let none = run_with(world, "image-cache=none");
+        for cache in [
+            "image-cache=host",
+            "image-cache=device",
+            "image-cache=device image-cache-gb=0.00001",
+            "image-cache=auto",
+        ] {
+            let kept = run_with(world, cache);
+            assert_eq!(
+                kept.timeless_history(),
+                none.timeless_history(),
+                "{world} ranks, {cache}"
+            );
+            assert!(kept.adapter() == none.adapter(), "{world} ranks, {cache}");
+        }
+    }
+}

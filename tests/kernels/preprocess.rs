@@ -2,7 +2,7 @@
 
 use dtrain::ops::jpeg::Rect;
 use dtrain::ops::launch::Preprocess;
-use dtrain::ops::preprocess::{Batch, Cut, Picture, SLACK, Values, preprocess};
+use dtrain::ops::preprocess::{Batch, Cut, Picture, Plan, SLACK, Values, preprocess};
 use dtrain::ops::resample::Filter;
 use dtrain::rng::{Purpose, Stream};
 
@@ -26,6 +26,14 @@ pub fn cases() -> Vec<Case> {
             cuts.iter().map(change).collect()
         };
         cases.push(case(&format!("{filter:?}"), Format::F32, (20, 33), &with(&shapes()), 0));
+    }
+    // Of each picture only what is read of it.
+    for (name, size, all) in [
+        ("parts", (37, 45), crops()),
+        ("parts of shapes", (20, 33), shapes()),
+        ("parts of wide", (9, 300), wide()),
+    ] {
+        cases.push(case_of_parts(name, size, &all));
     }
     // Two tiles of columns; rows of several chunks.
     cases.push(case("wide", Format::F16, (9, 300), &wide(), 0));
@@ -106,9 +114,35 @@ fn wide() -> Vec<Made> {
     ]
 }
 
+/// Samples are expected to be those of whole pictures.
+fn case_of_parts(name: &str, size: (usize, usize), all: &[Made]) -> Case {
+    let (wholes, batch) = pictures(size, all);
+    let mut plan = Plan::new(size);
+    let (mut parts, mut of_parts) = (Vec::new(), Batch::new(size));
+    for (picture, cut) in batch.pictures() {
+        plan.set(*cut);
+        let part = plan.needed();
+        of_parts.push(Picture::part(parts.len(), part), *cut);
+        for y in part.y..part.bottom() {
+            parts.extend_from_slice(&wholes[picture.start + 3 * (y * picture.width + part.x)..][..3 * part.width]);
+        }
+    }
+    checked(
+        format!("preprocess {name}"),
+        Format::F32,
+        (&wholes, &batch),
+        (parts, &of_parts),
+        0,
+    )
+}
+
 fn case(name: &str, format: Format, size: (usize, usize), all: &[Made], patch: usize) -> Case {
-    let (height, width) = size;
-    let mut case = Case::new(format!("preprocess {name} {format:?}"));
+    let (pixels, batch) = pictures(size, all);
+    let name = format!("preprocess {name} {format:?}");
+    checked(name, format, (&pixels.clone(), &batch), (pixels, &batch), patch)
+}
+
+fn pictures(size: (usize, usize), all: &[Made]) -> (Vec<u8>, Batch) {
     let mut pixels = Vec::new();
     let mut batch = Batch::new(size);
     for made in all {
@@ -121,15 +155,31 @@ fn case(name: &str, format: Format, size: (usize, usize), all: &[Made], patch: u
         });
         pixels.extend(noise);
         let (width, height) = made.size;
-        batch.push(Picture { start, width, height }, made.cut);
+        batch.push(Picture::whole(start, width, height), made.cut);
     }
+    (pixels, batch)
+}
+
+/// The CPU makes what is expected of one form of the pictures, the kernel reads the other one.
+fn checked(
+    name: String,
+    format: Format,
+    (wholes, expected): (&[u8], &Batch),
+    (mut pixels, batch): (Vec<u8>, &Batch),
+    patch: usize,
+) -> Case {
+    let mut case = Case::new(name);
+    let (size, (height, width)) = (batch.size(), batch.size());
     let values: Values =
         std::array::from_fn(|c| std::array::from_fn(|v| ((v as f32 / 255.0) - 0.4 - 0.05 * c as f32) / 0.226));
-    let mut expected = vec![0.0; batch.len() * 3 * height * width];
-    preprocess(&pixels, &batch, &values, &mut expected);
+    let mut samples = vec![0.0; batch.len() * 3 * height * width];
+    preprocess(wholes, expected, &values, &mut samples);
+    let mut again = samples.clone();
+    preprocess(&pixels, batch, &values, &mut again);
+    assert!(again == samples, "{}: the CPU makes other samples of parts", case.name);
     let expected: Vec<f32> = match patch {
-        0 => expected,
-        p => patches(&expected, size, p),
+        0 => samples,
+        p => patches(&samples, size, p),
     };
     pixels.extend([0xee; SLACK]);
     let out = case.output(format, expected.len());

@@ -137,6 +137,8 @@ API int cuCtxGetCurrent(void **context) { return *context = current, OK; }
 API int cuCtxSetCurrent(void *context) { return current = context, OK; }
 API int cuCtxSynchronize() { return all_guards(), OK; }
 API int cuStreamCreate(void **stream, unsigned) { return *stream = malloc(1), OK; }
+API int cuCtxGetStreamPriorityRange(int *least, int *greatest) { return *least = 0, *greatest = -5, OK; }
+API int cuStreamCreateWithPriority(void **stream, unsigned flags, int) { return cuStreamCreate(stream, flags); }
 API int cuStreamDestroy_v2(void *stream) { return free(stream), OK; }
 API int cuStreamSynchronize(void *) { return all_guards(), OK; }
 API int cuStreamWaitEvent(void *, void *, unsigned) { return OK; }
@@ -146,6 +148,8 @@ API int cuEventDestroy_v2(void *event) { return free(event), OK; }
 API int cuEventRecord(void *, void *) { return OK; }
 API int cuEventQuery(void *) { return OK; }
 API int cuEventSynchronize(void *) { return OK; }
+API int cuEventElapsedTime_v2(float *milliseconds, void *, void *) { return *milliseconds = 0.001f, OK; }
+API int cuEventElapsedTime(float *milliseconds, void *, void *) { return *milliseconds = 0.001f, OK; }
 API int cuDeviceGetDefaultMemPool(void **pool, int) { return *pool = nullptr, OK; }
 API int cuMemPoolSetAttribute(void *, int, void *) { return OK; }
 API int cuMemGetInfo_v2(size_t *left, size_t *total) {

@@ -1,14 +1,14 @@
 //! The batches in the making: who decodes which picture next, and which batch is ready.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
-use std::sync::{Condvar, Mutex, MutexGuard};
-use std::time::Instant;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-use super::{BadImage, LoaderStatistics, Partners};
+use super::feed::Feed;
+use super::unfinished::{Destination, Finished, Unfinished};
+use super::{BadImage, LoaderStatistics};
+use crate::data::transform::StagedSample;
 use crate::data::{Draw, MicroBatch};
 use crate::error::{Error, Result};
-use crate::ops::parts::{Part, Whole, parts};
 
 /// Shared by the loader and its threads.
 pub(super) struct Queue {
@@ -19,6 +19,8 @@ pub(super) struct Queue {
     ready: Condvar,
     sample_len: usize,
     most_batches: usize,
+    /// Gives the memory that batches are made in, if a device makes samples of them.
+    feed: Option<Arc<Feed>>,
 }
 
 struct State {
@@ -36,26 +38,11 @@ struct State {
     statistics: LoaderStatistics,
 }
 
-struct Unfinished {
-    epoch: u32,
-    draws: Vec<Draw>,
-    own: Option<Range<usize>>,
-    /// Of draws that nobody has taken, the next one last.
-    parts: Vec<Part>,
-    values: Whole,
-    /// Label of each draw that is decoded.
-    labels: Vec<Option<u32>>,
-    missing: usize,
-    /// What makes the batch impossible: that of the first row.
-    failure: Option<(usize, Error)>,
-}
-
 /// One picture to decode.
 pub(super) struct Task {
     pub epoch: u32,
     pub draw: Draw,
-    /// Where its sample goes.
-    pub part: Part,
+    pub destination: Destination,
     pub place: Place,
 }
 
@@ -67,23 +54,18 @@ pub(super) struct Place {
 
 /// What came of a task.
 pub(super) enum Made {
-    Sample { label: u32 },
+    Sample { label: u32, staged: Option<StagedSample> },
     Skipped(BadImage),
     Failure(Error),
 }
 
-/// A batch whose pictures are all decoded or skipped.
-pub(super) struct Finished {
-    pub epoch: u32,
-    pub labels: Vec<u32>,
-    pub samples: Vec<u64>,
-    /// `[samples, sample_len]`.
-    pub values: Vec<f32>,
-    pub partners: Option<Partners>,
-}
-
 impl Queue {
-    pub fn new(plan: Box<dyn Iterator<Item = MicroBatch> + Send>, sample_len: usize, most_batches: usize) -> Queue {
+    pub fn new(
+        plan: Box<dyn Iterator<Item = MicroBatch> + Send>,
+        sample_len: usize,
+        most_batches: usize,
+        feed: Option<Arc<Feed>>,
+    ) -> Queue {
         Queue {
             state: Mutex::new(State {
                 plan: Some(plan),
@@ -98,6 +80,7 @@ impl Queue {
             ready: Condvar::new(),
             sample_len,
             most_batches,
+            feed,
         }
     }
 
@@ -115,12 +98,12 @@ impl Queue {
                 .enumerate()
                 .find(|(_, batch)| !batch.parts.is_empty());
             if let Some((index, batch)) = open {
-                let part = batch.parts.pop()?;
+                let destination = batch.parts.pop()?;
                 let at = batch.draws.len() - batch.parts.len() - 1;
                 return Some(Task {
                     epoch: batch.epoch,
                     draw: batch.draws[at],
-                    part,
+                    destination,
                     place: Place {
                         batch: front + index as u64,
                         at,
@@ -131,49 +114,45 @@ impl Queue {
                 state = wait(&self.work, state);
                 continue;
             }
+            state.plan.as_ref()?;
+            let staging = match &self.feed {
+                None => None,
+                Some(feed) => match feed.take_staging() {
+                    Some(staging) => Some(staging),
+                    None => {
+                        state = wait(&self.work, state); // until `returned`
+                        continue;
+                    }
+                },
+            };
             // Whoever waits for work or for an (empty) batch looks again.
             match state.plan.as_mut()?.next() {
                 Some(micro_batch) => {
-                    let batch = self.begin(micro_batch);
+                    let batch = Unfinished::begin(micro_batch, self.sample_len, staging);
                     state.batches.push_back(batch);
                 }
-                None => state.plan = None,
+                None => {
+                    state.plan = None;
+                    if let (Some(feed), Some(staging)) = (&self.feed, staging) {
+                        feed.return_staging(staging);
+                    }
+                }
             }
             self.work.notify_all();
             self.ready.notify_all();
         }
     }
 
-    fn begin(&self, micro_batch: MicroBatch) -> Unfinished {
-        let draws = micro_batch.draws;
-        let (values, mut parts) = parts(draws.len(), self.sample_len);
-        parts.reverse();
-        Unfinished {
-            epoch: micro_batch.epoch,
-            parts,
-            values,
-            labels: vec![None; draws.len()],
-            missing: draws.len(),
-            failure: None,
-            draws,
-            own: micro_batch.own,
-        }
-    }
-
     /// The task of `place` is done and its part back.
     pub fn put(&self, place: Place, made: Made, spent: LoaderStatistics) {
         let mut state = self.lock();
-        let total = &mut state.statistics;
-        total.decode += spent.decode;
-        total.resample += spent.resample;
-        total.images += spent.images;
-        total.bytes += spent.bytes;
+        state.statistics.add(&spent);
         let index = (place.batch - state.front) as usize;
         let Some(batch) = state.batches.get_mut(index) else {
             return; // closed meanwhile
         };
         match made {
-            Made::Sample { label } => batch.labels[place.at] = Some(label),
+            Made::Sample { label, staged } => batch.made[place.at] = Some((label, staged)),
             Made::Failure(error) if batch.failure.as_ref().is_none_or(|(at, _)| place.at < *at) => {
                 batch.failure = Some((place.at, error));
             }
@@ -191,7 +170,6 @@ impl Queue {
 
     /// Waits for the front batch.
     pub fn next(&self) -> Result<Option<Finished>> {
-        let start = Instant::now();
         let mut state = self.lock();
         let batch = loop {
             if let Some(error) = state.failure.take() {
@@ -205,7 +183,6 @@ impl Queue {
             }
             state = wait(&self.ready, state);
         };
-        state.statistics.waited += start.elapsed();
         let Some(batch) = batch else {
             return Ok(None);
         };
@@ -216,31 +193,18 @@ impl Queue {
             return Err(error);
         }
         drop(state);
-        Ok(Some(self.assemble(batch)))
+        Ok(Some(batch.assemble(self.sample_len)))
     }
 
-    /// Closes the gaps that skipped pictures left.
-    fn assemble(&self, batch: Unfinished) -> Finished {
-        let mut values = batch.values.into_vec();
-        let partners = batch.own.map(|own| partners(&batch.labels, own));
-        let (mut labels, mut samples) = (Vec::new(), Vec::new());
-        for (place, (draw, label)) in batch.draws.iter().zip(batch.labels).enumerate() {
-            let Some(label) = label else { continue };
-            if samples.len() < place {
-                let from = place * self.sample_len;
-                values.copy_within(from..from + self.sample_len, samples.len() * self.sample_len);
-            }
-            labels.push(label);
-            samples.push(draw.name());
-        }
-        values.truncate(samples.len() * self.sample_len);
-        Finished {
-            epoch: batch.epoch,
-            labels,
-            samples,
-            values,
-            partners,
-        }
+    /// Memory for batches came back to the feed: whoever waits for it looks again.
+    pub fn returned(&self) {
+        // Under the lock, so that it does not fall between a look and the wait that follows.
+        let _state = self.lock();
+        self.work.notify_all();
+    }
+
+    pub fn book(&self, spent: &LoaderStatistics) {
+        self.lock().statistics.add(spent);
     }
 
     /// A thread cannot go on: `next` says so.
@@ -273,19 +237,6 @@ impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing in here panics between two related changes, except a plan; that leaves the state whole.
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-/// Partners among what could be read: neighbours, first and second, third and fourth, and so on.
-fn partners(labels: &[Option<u32>], own: Range<usize>) -> Partners {
-    let read_before = |place: usize| labels[..place].iter().flatten().count();
-    let of = (0..labels.len()).filter(|place| labels[*place].is_some()).map(|place| {
-        let partner = labels.get(place ^ 1).copied().flatten();
-        partner.map(|_| read_before(place ^ 1))
-    });
-    Partners {
-        of: of.collect(),
-        own: read_before(own.start)..read_before(own.end),
     }
 }
 

@@ -8,14 +8,14 @@ use crate::data::Preprocessor;
 use crate::recipe::TransformKind;
 
 /// BMP pictures of one colour, drawn when they are asked for.
-struct Drawn {
-    rows: usize,
-    asked: Arc<AtomicUsize>,
-    bad: fn(usize) -> Bad,
+pub(super) struct Drawn {
+    pub rows: usize,
+    pub asked: Arc<AtomicUsize>,
+    pub bad: fn(usize) -> Bad,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Bad {
+pub(super) enum Bad {
     No,
     Garbage,
     NullCell,
@@ -56,7 +56,7 @@ impl Samples for Drawn {
     }
 }
 
-fn plan(sizes: &[usize], rows: usize) -> Vec<MicroBatch> {
+pub(super) fn plan(sizes: &[usize], rows: usize) -> Vec<MicroBatch> {
     let mut next = 0;
     let micro_batch = |&size: &usize| {
         let rows = (next..next + size).map(|row| (row * 7 % rows) as u32);
@@ -75,6 +75,7 @@ fn loader(rows: usize, sizes: &[usize], threads: usize, on_bad_image: OnBadImage
         prefetch_batches: 2,
         on_bad_image,
         pictures: None,
+        feed: None,
     };
     let drawn = Drawn {
         rows,
@@ -155,6 +156,7 @@ fn partners_are_found_among_what_could_be_read() {
         prefetch_batches: 2,
         on_bad_image: OnBadImage::Skip,
         pictures: None,
+        feed: None,
     };
     let drawn = Drawn {
         rows: 40,
@@ -212,6 +214,7 @@ fn a_plan_that_panics_is_an_error_too() {
         prefetch_batches: 2,
         on_bad_image: OnBadImage::Skip,
         pictures: None,
+        feed: None,
     };
     let drawn = Drawn {
         rows: 1,

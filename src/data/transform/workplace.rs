@@ -6,6 +6,7 @@ use super::placement::Placement;
 use crate::data::decode::Decoder;
 use crate::data::pictures::PictureCache;
 use crate::ops::jpeg::Rect;
+use crate::ops::preprocess::Plan;
 use crate::ops::resample::{Axis, Planes, Resampler};
 
 /// What a sample is made of.
@@ -29,10 +30,12 @@ pub struct Durations {
 
 /// The working memory of one thread.
 pub struct Workplace {
-    decoder: Decoder,
-    horizontal: Axis,
-    vertical: Axis,
-    resampler: Resampler,
+    pub(super) decoder: Decoder,
+    pub(super) horizontal: Axis,
+    pub(super) vertical: Axis,
+    pub(super) resampler: Resampler,
+    /// For pictures that a device makes into samples.
+    pub(super) plan: Option<Plan>,
 }
 
 impl Workplace {
@@ -43,6 +46,7 @@ impl Workplace {
             horizontal: Axis::default(),
             vertical: Axis::default(),
             resampler: Resampler::default(),
+            plan: None,
         })
     }
 
@@ -60,6 +64,7 @@ impl Workplace {
             horizontal,
             vertical,
             resampler,
+            ..
         } = self;
         let mut placed = None;
         let rect = |picture_width, picture_height| {

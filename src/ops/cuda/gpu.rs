@@ -185,7 +185,17 @@ impl Call<'_> {
     /// # Safety
     /// The arguments are those of the kernel's declaration in number, order and kind, and the kernel, launched so,
     /// touches only memory that its operands own.
-    pub unsafe fn launch(mut self, launch: Launch) -> Result<()> {
+    pub unsafe fn launch(self, launch: Launch) -> Result<()> {
+        let stream = self.gpu.stream;
+        // SAFETY: the device's stream, and this function's own contract.
+        unsafe { self.launch_on(stream, launch) }
+    }
+
+    /// As `launch`, after what was asked of another stream.
+    ///
+    /// # Safety
+    /// As for `launch`; and the stream is alive and ordered against whoever else uses that memory.
+    pub unsafe fn launch_on(mut self, stream: sys::CUstream, launch: Launch) -> Result<()> {
         if launch.is_empty() {
             return Ok(()); // nothing to do
         }
@@ -193,15 +203,15 @@ impl Call<'_> {
             self.gpu.allow_shared(&self.name, self.function, launch.shared_bytes)?;
         }
         let mut pointers: Vec<*mut c_void> = self.cells.iter_mut().map(|cell| (&raw mut *cell).cast()).collect();
-        // SAFETY: function and stream are alive, each pointer leads to eight readable bytes, and the rest is this
-        // function's own contract.
+        // SAFETY: the function is alive, each pointer leads to eight readable bytes, and the rest is this function's own
+        // contract.
         let done = unsafe {
             result::launch_kernel(
                 self.function.handle,
                 launch.grid.into(),
                 launch.block.into(),
                 launch.shared_bytes,
-                self.gpu.stream,
+                stream,
                 &mut pointers,
             )
         };

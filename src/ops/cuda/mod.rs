@@ -1,6 +1,7 @@
 //! What all CUDA sides of the ops share: the driver, the process's GPU with its kernels, memory, matrix products.
 //!
 //! All work goes to the one stream of the device, so its order is the program's order; memory is freed in that order, too.
+//! Two streams stand beside it and order themselves by events: NCCL's, and the one on which images come (`intake`).
 //! None of candle's own kernels is used: they are compiled when they are first called, which takes seconds.
 
 pub mod attention;
@@ -10,7 +11,9 @@ pub mod cublaslt;
 pub mod driver;
 pub mod dropout;
 pub mod elementwise;
+mod event;
 pub mod gpu;
+pub mod intake;
 pub mod layer_norm;
 pub mod matmul;
 pub mod memory;

@@ -1,148 +1,160 @@
-//! The plan of a batch as `kernels/preprocess.cu` reads it.
+//! What becomes of a picture as `kernels/preprocess.cu` reads it.
 //!
 //! A job is 48 bytes a picture (`struct Job` there). A picture's tables, in units of 16 bytes: the spans of columns and of
 //! rows, `[width + height][first, count]` u32, in groups of four inputs; weights of columns, `[groups][width]`, and of
 //! rows, `[height][groups]`. The weights of a group of four inputs are 16 bytes: low halves of the four, high bytes of the
 //! four, and four unused.
+//! Inputs are counted from the crop's corner, or, where a picture begins within its crop, from that place, which lies a
+//! whole number of groups further on.
 
 use std::ops::Range;
 
 use super::{Cut, Picture};
+use crate::ops::jpeg::Rect;
 use crate::ops::resample::{Axis, begins_vertically};
 
 /// Words of a job.
-const JOB: usize = 12;
+pub const JOB: usize = 12;
 /// Words in the unit of tables.
-const UNIT: usize = 4;
+pub const UNIT: usize = 4;
 /// Inputs of a group.
 const GROUP: usize = 4;
 
-/// What becomes of the pictures of a batch. Keeps its memory when it is cleared.
-pub struct Batch {
-    /// Height and width of a sample.
+/// What becomes of one picture, as numbers. Keeps its memory when it is set anew.
+pub struct Plan {
+    /// Height and width of the sample.
     size: (usize, usize),
-    pictures: Vec<(Picture, Cut)>,
-    jobs: Vec<u32>,
-    tables: Vec<u32>,
-    horizontal: Axis,
-    vertical: Axis,
+    cut: Cut,
+    across: Groups,
+    down: Groups,
 }
 
-impl Batch {
-    /// `size`: height and width of every sample.
-    pub fn new(size: (usize, usize)) -> Batch {
+impl Plan {
+    /// `size`: height and width of every sample; nothing is planned yet.
+    pub fn new(size: (usize, usize)) -> Plan {
         assert!(size.0 > 0 && size.1 > 0, "an empty sample");
-        Batch {
+        Plan {
             size,
-            pictures: Vec::new(),
-            jobs: Vec::new(),
-            tables: Vec::new(),
-            horizontal: Axis::default(),
-            vertical: Axis::default(),
+            cut: Cut::nothing(size),
+            across: Groups::default(),
+            down: Groups::default(),
         }
     }
 
-    pub fn clear(&mut self) {
-        self.pictures.clear();
-        self.jobs.clear();
-        self.tables.clear();
-    }
-
-    /// Panics if the crop is not inside the picture.
-    pub fn push(&mut self, picture: Picture, cut: Cut) {
-        let crop = cut.crop;
+    /// Panics if the crop is empty.
+    pub fn set(&mut self, cut: Cut) {
+        let (crop, (height, width)) = (cut.crop, self.size);
         assert!(crop.width > 0 && crop.height > 0, "an empty crop");
-        assert!(
-            crop.right() <= picture.width && crop.bottom() <= picture.height,
-            "the crop {crop:?} is outside of its picture {picture:?}"
-        );
-        assert!(3 * picture.width * picture.height < 1 << 32, "a picture of 4 GB");
-        let (height, width) = self.size;
-        let (columns, rows) = (cut.columns(width), cut.rows(height));
-        let across = Groups::of(
-            &mut self.horizontal,
-            crop.width,
-            cut.resized.0,
+        self.cut = cut;
+        self.across.set(
+            (crop.width, cut.resized.0),
             &cut,
-            columns,
+            cut.columns(width),
             cut.offset.0,
             width,
         );
-        let down = Groups::of(
-            &mut self.vertical,
-            crop.height,
-            cut.resized.1,
+        self.down.set(
+            (crop.height, cut.resized.1),
             &cut,
-            rows,
+            cut.rows(height),
             cut.offset.1,
             height,
         );
-        let pitch = 3 * picture.width;
-        let start = (picture.start + crop.y * pitch + 3 * crop.x) as u64;
-        let place = (self.tables.len() / UNIT) as u64;
-        let vertical_first = begins_vertically((crop.width, cut.resized.0), (crop.height, cut.resized.1));
-        self.jobs.extend([
-            start as u32,
-            (start >> 32) as u32,
-            place as u32,
-            (place >> 32) as u32,
-            pitch as u32,
-            crop.height as u32,
-            across.most as u32,
-            down.most as u32,
-            cut.flip as u32,
-            vertical_first as u32,
-            0,
-            0,
-        ]);
-        self.pictures.push((picture, cut));
-        self.write(&across, &down);
     }
 
-    fn write(&mut self, across: &Groups, down: &Groups) {
-        let words = &mut self.tables;
-        for &(first, count) in across.spans.iter().chain(&down.spans) {
-            words.extend([first as u32, count as u32]);
-        }
-        words.resize(words.len().next_multiple_of(UNIT), 0);
-        for group in 0..across.most {
-            for output in 0..across.spans.len() {
-                words.extend(across.weights(output, group));
-            }
-        }
-        for output in 0..down.spans.len() {
-            for group in 0..down.most {
-                words.extend(down.weights(output, group));
-            }
-        }
-    }
-
-    pub fn len(&self) -> usize {
-        self.pictures.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.pictures.is_empty()
-    }
-
-    /// Height and width of a sample.
+    /// Height and width of the sample.
     pub fn size(&self) -> (usize, usize) {
         self.size
     }
 
-    pub fn pictures(&self) -> &[(Picture, Cut)] {
-        &self.pictures
+    pub fn cut(&self) -> &Cut {
+        &self.cut
     }
 
-    /// For the kernel; 8-byte aligned there.
-    pub fn jobs(&self) -> &[u32] {
-        debug_assert_eq!(self.jobs.len(), self.len() * JOB);
-        &self.jobs
+    /// The part of the upright picture that is read; its corner is as far from the crop's as groups are whole.
+    pub fn needed(&self) -> Rect {
+        let crop = self.cut.crop;
+        let (columns, rows) = (self.across.inputs(), self.down.inputs());
+        Rect {
+            x: crop.x + columns.start,
+            y: crop.y + rows.start,
+            width: columns.len(),
+            height: rows.len(),
+        }
     }
 
-    /// For the kernel; 16-byte aligned there.
-    pub fn tables(&self) -> &[u32] {
-        &self.tables
+    /// Words of its tables, a whole number of units.
+    pub fn words(&self) -> usize {
+        let (height, width) = self.size;
+        (2 * (width + height)).next_multiple_of(UNIT) + UNIT * (self.across.most * width + self.down.most * height)
+    }
+
+    /// Words of the tables of a picture that is a sample already.
+    pub fn words_of_sample((height, width): (usize, usize)) -> usize {
+        (2 * (width + height)).next_multiple_of(UNIT) + UNIT * (width + height)
+    }
+
+    /// The job of a picture whose tables begin `place` units behind the first one's.
+    ///
+    /// Panics if the picture does not contain what is needed of it.
+    pub fn job(&self, picture: &Picture, place: usize) -> [u32; JOB] {
+        let (crop, needed) = (self.cut.crop, self.needed());
+        assert!(
+            picture.x <= needed.x
+                && picture.y <= needed.y
+                && needed.right() <= picture.x + picture.width
+                && needed.bottom() <= picture.y + picture.height,
+            "{needed:?} of the crop {crop:?} is outside of its picture {picture:?}"
+        );
+        assert!(3 * picture.width * picture.height < 1 << 32, "a picture of 4 GB");
+        let pitch = 3 * picture.width;
+        // A crop that begins before its picture is read from the picture's corner on.
+        let (x, y) = (crop.x.saturating_sub(picture.x), crop.y.saturating_sub(picture.y));
+        let rows = crop.bottom().min(picture.y + picture.height) - crop.y.max(picture.y);
+        let start = (picture.start + y * pitch + 3 * x) as u64;
+        [
+            start as u32,
+            (start >> 32) as u32,
+            place as u32,
+            (place as u64 >> 32) as u32,
+            pitch as u32,
+            rows as u32,
+            self.across.most as u32,
+            self.down.most as u32,
+            self.cut.flip as u32,
+            begins_vertically((crop.width, self.cut.resized.0), (crop.height, self.cut.resized.1)) as u32,
+            0,
+            0,
+        ]
+    }
+
+    /// Writes the tables of a picture, all [`Plan::words`] of them.
+    pub fn write(&self, picture: &Picture, tables: &mut [u32]) {
+        assert_eq!(tables.len(), self.words(), "room for the tables");
+        let crop = self.cut.crop;
+        let shift = |picture: usize, crop: usize| {
+            let skipped = picture.saturating_sub(crop);
+            assert!(skipped.is_multiple_of(GROUP), "a picture that begins within a group");
+            (skipped / GROUP) as u32
+        };
+        let (across, down) = (shift(picture.x, crop.x), shift(picture.y, crop.y));
+        let spans = (self.across.spans.iter().map(|span| (span, across)))
+            .chain(self.down.spans.iter().map(|span| (span, down)));
+        let mut at = 0;
+        for (&(first, count), shift) in spans {
+            tables[at..at + 2].copy_from_slice(&[first - shift, count]);
+            at += 2;
+        }
+        let end = at.next_multiple_of(UNIT);
+        tables[at..end].fill(0);
+        let mut units = tables[end..].as_chunks_mut::<UNIT>().0.iter_mut();
+        let mut put = |weights: [u32; UNIT]| *units.next().expect("as many as were counted") = weights;
+        for group in 0..self.across.most {
+            (0..self.across.spans.len()).for_each(|output| put(self.across.weights(output, group)));
+        }
+        for output in 0..self.down.spans.len() {
+            (0..self.down.most).for_each(|group| put(self.down.weights(output, group)));
+        }
     }
 }
 
@@ -163,72 +175,84 @@ fn window(offset: isize, wanted: usize, available: usize) -> Range<usize> {
 }
 
 /// The weights of one direction, in groups of four inputs that start at multiples of four.
+#[derive(Default)]
 struct Groups {
+    axis: Axis,
+    /// Of the resized crop, those in the sample.
+    window: Range<usize>,
+    /// Where in the resized crop the sample starts.
+    offset: isize,
     /// First group and number of groups of each row or column of the sample; firsts and ends never fall.
-    spans: Vec<(usize, usize)>,
-    /// First input and weights; none for padding.
-    weights: Vec<(usize, Vec<i32>)>,
+    spans: Vec<(u32, u32)>,
+    /// Most groups of an output.
     most: usize,
 }
 
 impl Groups {
-    fn of(
-        axis: &mut Axis,
-        inputs: usize,
-        outputs: usize,
+    fn set(
+        &mut self,
+        (inputs, outputs): (usize, usize),
         cut: &Cut,
         window: Range<usize>,
         offset: isize,
         samples: usize,
-    ) -> Groups {
-        let mut weights = vec![(0, Vec::new()); samples];
-        if !window.is_empty() {
-            axis.set(inputs, outputs, cut.filter, window.clone());
-            for output in window {
-                let (first, all) = axis.weights(output);
-                let used = all.iter().rposition(|weight| *weight != 0).map_or(0, |last| last + 1);
-                weights[(output as isize - offset) as usize] = (first, all[..used].to_vec());
-            }
+    ) {
+        (self.window, self.offset) = (window.clone(), offset);
+        self.spans.clear();
+        self.most = 0;
+        if window.is_empty() {
+            self.spans.resize(samples, (0, 0));
+            return;
         }
-        let mut ranges: Vec<Option<(usize, usize)>> = weights
-            .iter()
-            .map(|(first, weights)| {
-                (!weights.is_empty()).then(|| (first / GROUP, (first + weights.len()).div_ceil(GROUP)))
-            })
-            .collect();
+        self.axis.set(inputs, outputs, cut.filter, window.clone());
+        let axis = &self.axis;
+        let range = |output: usize| {
+            let (first, weights) = axis.weights(output);
+            let used = weights
+                .iter()
+                .rposition(|weight| *weight != 0)
+                .map_or(0, |last| last + 1);
+            (used > 0).then(|| (first / GROUP, (first + used).div_ceil(GROUP)))
+        };
         // Padding takes the empty range before its successor or behind its predecessor; ends are raised and firsts lowered
         // where a weight that is 0 has shortened a neighbour.
-        let mut end = ranges.iter().flatten().next().map_or(0, |(first, _)| *first);
-        for range in &mut ranges {
-            let (first, last) = range.unwrap_or((end, end));
+        let mut end = window.clone().find_map(range).map_or(0, |(first, _)| first);
+        for sample in 0..samples {
+            let at = sample as isize + offset;
+            let inside = usize::try_from(at).ok().filter(|at| window.contains(at));
+            let (first, last) = inside.and_then(range).unwrap_or((end, end));
             end = end.max(last);
-            *range = Some((first, end));
+            self.spans.push((first as u32, end as u32));
         }
-        let mut first = usize::MAX;
-        for (begin, _) in ranges.iter_mut().rev().flatten() {
+        let mut first = u32::MAX;
+        for (begin, end) in self.spans.iter_mut().rev() {
             first = first.min(*begin);
-            *begin = first;
+            (*begin, *end) = (first, *end - first);
+            self.most = self.most.max(*end as usize);
         }
-        let spans: Vec<(usize, usize)> = ranges
-            .iter()
-            .flatten()
-            .map(|(first, end)| (*first, end - first))
-            .collect();
-        let most = spans.iter().map(|(_, count)| *count).max().unwrap_or(0);
-        Groups { spans, weights, most }
+    }
+
+    /// The inputs that are needed, from a whole group on; one at least.
+    fn inputs(&self) -> Range<usize> {
+        if self.window.is_empty() {
+            return 0..1;
+        }
+        let first = self.spans.first().map_or(0, |(first, _)| *first as usize * GROUP);
+        first..self.axis.inputs().end
     }
 
     /// The four words of group `group` of an output's span.
     fn weights(&self, output: usize, group: usize) -> [u32; UNIT] {
         let (first_group, count) = self.spans[output];
-        let (first, weights) = &self.weights[output];
         let mut words = [0; UNIT];
-        if group >= count {
+        let at = usize::try_from(output as isize + self.offset).ok();
+        let Some(at) = at.filter(|at| group < count as usize && self.window.contains(at)) else {
             return words;
-        }
+        };
+        let (first, weights) = self.axis.weights(at);
         for lane in 0..GROUP {
-            let input = (first_group + group) * GROUP + lane;
-            let weight = match input.checked_sub(*first) {
+            let input = (first_group as usize + group) * GROUP + lane;
+            let weight = match input.checked_sub(first) {
                 Some(at) if at < weights.len() => weights[at],
                 _ => continue,
             };
@@ -266,25 +290,24 @@ mod tests {
                     offset: (offset, 0),
                     flip: false,
                 };
-                let groups = Groups::of(
-                    &mut Axis::default(),
-                    inputs,
-                    outputs,
-                    &cut,
-                    cut.columns(samples),
-                    offset,
-                    samples,
-                );
+                let mut groups = Groups::default();
+                groups.set((inputs, outputs), &cut, cut.columns(samples), offset, samples);
                 let place = format!("{filter:?} {inputs} to {outputs}, {samples} from {offset}");
-                let ends = |(first, count): (usize, usize)| (first, first + count);
+                let ends = |(first, count): (u32, u32)| (first as usize, (first + count) as usize);
                 for pair in groups.spans.windows(2) {
                     let (a, b) = (ends(pair[0]), ends(pair[1]));
                     assert!(a.0 <= b.0 && a.1 <= b.1, "{place}: {a:?} {b:?}");
                 }
-                for (output, (first, weights)) in groups.weights.iter().enumerate() {
+                for output in 0..samples {
+                    let at = usize::try_from(output as isize + offset).ok();
+                    let (first, weights) = match at.filter(|at| cut.columns(samples).contains(at)) {
+                        Some(at) => groups.axis.weights(at),
+                        None => (0, &[][..]),
+                    };
+                    let used = weights.iter().rposition(|w| *w != 0).map_or(0, |last| last + 1);
                     let (start, end) = ends(groups.spans[output]);
                     assert!(
-                        weights.is_empty() || (start * 4 <= *first && first + weights.len() <= end * 4),
+                        used == 0 || (start * 4 <= first && first + used <= end * 4),
                         "{place}: output {output}"
                     );
                     let sum: i64 = (0..groups.most)

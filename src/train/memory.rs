@@ -2,9 +2,10 @@
 //!
 //! It is an estimate of the peak, meant to be right within a fifth: what the layers keep is counted as `nn::Block` lists it.
 
+use super::Run;
+use crate::data::Preprocessor;
 use crate::model::{Model, ResNetConfig, VitConfig};
 use crate::recipe::{Method, Precision, Recipe};
-use crate::train::{Inputs, Run};
 
 const F32: usize = 4;
 /// Program, libraries, allocator, thread stacks.
@@ -19,28 +20,28 @@ pub struct Estimate {
     pub gpu: Option<usize>,
 }
 
-pub fn estimate(run: &Run, inputs: &Inputs) -> Estimate {
+pub fn estimate(run: &Run, model: &Model, preprocessor: &Preprocessor) -> Estimate {
     match run.device.is_cpu() {
         true => Estimate {
-            host: on_cpu(run, inputs),
+            host: on_cpu(run, model, preprocessor),
             gpu: None,
         },
         false => Estimate {
-            host: PROGRAM + F32 * (inputs.model.total_count() + batches(run, inputs)),
-            gpu: Some(on_gpu(run, inputs)),
+            host: PROGRAM + F32 * (model.total_count() + batches(run, preprocessor)),
+            gpu: Some(on_gpu(run, model, preprocessor)),
         },
     }
 }
 
-/// Normalized pixels that a loader holds, ready or in the making, and those in use.
-fn batches(run: &Run, inputs: &Inputs) -> usize {
+/// Pixels that a loader holds, ready or in the making, and those in use.
+fn batches(run: &Run, preprocessor: &Preprocessor) -> usize {
     let batch = run.recipe.per_device_train_batch_size;
-    (4 + 2 * run.loader_threads / batch.max(1)) * batch * pixels(inputs)
+    (4 + 2 * run.loader_threads / batch.max(1)) * batch * pixels(preprocessor)
 }
 
-fn on_gpu(run: &Run, inputs: &Inputs) -> usize {
+fn on_gpu(run: &Run, model: &Model, preprocessor: &Preprocessor) -> usize {
     let recipe = &run.recipe;
-    let (trained, all) = (inputs.model.trainable_count(), inputs.model.total_count());
+    let (trained, all) = (model.trainable_count(), model.total_count());
     let (own, compute) = match run.precision {
         Precision::Fp32 => (4 * F32, F32),
         // Values, gradients and moments in f32, and the rounded values.
@@ -48,23 +49,24 @@ fn on_gpu(run: &Run, inputs: &Inputs) -> usize {
     };
     let average = if recipe.ema_decay.is_some() { F32 } else { 0 };
     let weights = trained * (own + average) + (all - trained.min(all)) * compute;
-    let (of_step, of_pass) = of_image(inputs, recipe);
+    let (of_step, of_pass) = of_image(model, preprocessor, recipe);
     let training = recipe.per_device_train_batch_size * of_step;
     let evaluating = recipe.per_device_eval_batch_size.min(run.eval_samples) * of_pass;
-    let inputs = recipe.per_device_train_batch_size * pixels(inputs) * (F32 + compute);
+    // Samples in use, ready and in the making, and pictures that were just copied.
+    let inputs = recipe.per_device_train_batch_size * pixels(preprocessor) * (3 * compute + 4);
     WORKSPACE + weights + inputs + compute * training.max(evaluating)
 }
 
 /// Of one image.
-fn pixels(inputs: &Inputs) -> usize {
-    let (height, width) = inputs.preprocessor.input_size();
+fn pixels(preprocessor: &Preprocessor) -> usize {
+    let (height, width) = preprocessor.input_size();
     3 * height * width
 }
 
 /// Floats of one image in a training step, and of one that passes through the model.
-fn of_image(inputs: &Inputs, recipe: &Recipe) -> (usize, usize) {
-    let (height, width) = inputs.preprocessor.input_size();
-    match &inputs.model {
+fn of_image(model: &Model, preprocessor: &Preprocessor, recipe: &Recipe) -> (usize, usize) {
+    let (height, width) = preprocessor.input_size();
+    match model {
         Model::Vit(vit) => (
             step(vit.config(), vit.config().layers - vit.lowest(), recipe),
             passing(vit.config()),
@@ -73,18 +75,18 @@ fn of_image(inputs: &Inputs, recipe: &Recipe) -> (usize, usize) {
     }
 }
 
-fn on_cpu(run: &Run, inputs: &Inputs) -> usize {
+fn on_cpu(run: &Run, model: &Model, preprocessor: &Preprocessor) -> usize {
     let recipe = &run.recipe;
-    let (trained, all) = (inputs.model.trainable_count(), inputs.model.total_count());
+    let (trained, all) = (model.trainable_count(), model.total_count());
     let (train, eval) = (
         recipe.per_device_train_batch_size,
         recipe.per_device_eval_batch_size.min(run.eval_samples),
     );
-    let image = pixels(inputs);
+    let image = pixels(preprocessor);
     // Batches that a loader holds, ready or in the making, and the one in use; that of training stays while another one
     // evaluates.
     let ahead = |batch: usize| (4 + 2 * run.loader_threads / batch.max(1)) * batch * image;
-    let (of_step, of_pass) = of_image(inputs, recipe);
+    let (of_step, of_pass) = of_image(model, preprocessor, recipe);
     let training = train * of_step;
     let evaluating = eval * of_pass + ahead(eval);
     let average = if recipe.ema_decay.is_some() { trained } else { 0 };
