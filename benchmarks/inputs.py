@@ -3,9 +3,9 @@
 
     python benchmarks/inputs.py FOLDER [--photos DATASET]
 
-Makes FOLDER/vit-small (width 384, 12 layers), FOLDER/vit-base (ViT-B/16), and FOLDER/drawn: 96 JPEGs of 512 x 512 pixels, quality
-85 to 90, 4:2:0, as heavy to decode as photographs. DATASET is a folder of parquet shards with an image and a label column, such as
-some classes of food101, with splits train and validation: its first 256 images become files in FOLDER/photos, and its first 1,100
+Makes FOLDER/vit-tiny, vit-small and vit-base (width 192, 384 and 768, 12 layers, 224 px), and FOLDER/drawn: 96 JPEGs of 512 x 512
+pixels, quality 85 to 90, 4:2:0, as heavy to decode as photographs. DATASET is a folder of parquet shards with an image and a label
+column, such as some classes of food101, with splits train and validation: 256 of its images become files in FOLDER/photos, and 1,100
 the dataset FOLDER/job of 1,000 training and 100 validation images.
 """
 import argparse, glob, io, json, os
@@ -59,6 +59,7 @@ def job(table):
         pyarrow.parquet.write_table(rows, os.path.join(folder, f"{split}-00000-of-00001.parquet"), row_group_size=100)
 
 
+model("vit-tiny", hidden_size=192, num_attention_heads=3, intermediate_size=768)
 model("vit-small", hidden_size=384, num_attention_heads=6, intermediate_size=1536)
 model("vit-base")
 files("drawn", map(drawn, range(96)))
