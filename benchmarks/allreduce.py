@@ -25,15 +25,16 @@ def gloo_rank(rank, results):
     dist.init_process_group("gloo", rank=rank, world_size=RANKS)
     for size in sizes:
         times = []
+        pattern = (torch.arange(size) % 1009).float()
         for turn in range(a.repeat + 1):
-            values = (torch.arange(size) % 1009 + rank).float()
+            values = pattern + rank
             dist.barrier()
             dist.barrier()
             start = time.perf_counter()
             dist.all_reduce(values)
             slowest = torch.tensor([time.perf_counter() - start])
             dist.all_reduce(slowest, dist.ReduceOp.MAX)
-            assert torch.equal(values, (2 * (torch.arange(size) % 1009) + 1).float()), "gloo's sum is wrong"
+            assert torch.equal(values, 2 * pattern + 1), "gloo's sum is wrong"
             if turn:
                 times.append(slowest.item())
         if rank == 0:

@@ -36,7 +36,7 @@ for part in "${parts[@]}"; do
     step-tiny) step "$part" vit-tiny 32 4 2 ;;
     step-small) step "$part" vit-small 16 3 2 ;;
     step-base) step "$part" vit-base 8 2 1 ;;
-    allreduce) compare "$part" allreduce.py "$DTRAIN" --rounds 3 --repeat 5 ;;
+    allreduce) compare "$part" allreduce.py "$DTRAIN" --rounds 2 --repeat 5 ;;
     data) compare "$part" data.py "$PREPROCESS" "$inputs/drawn" "$inputs/photos" --rounds 3 ;;
     job-tiny) job "$part" vit-tiny ;;
     job-small) job "$part" vit-small ;;
