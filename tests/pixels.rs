@@ -11,6 +11,7 @@ use dtrain::data::transform::{Normalization, Transform, Workplace};
 use dtrain::data::{Columns, Dataset};
 use dtrain::ops::jpeg::{Decompressor, PlainDecoder, PlainFile, Rect};
 use dtrain::ops::resample::{Filter, Planes};
+use dtrain::recipe::Decode;
 use dtrain::rng::{Purpose, Stream};
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -389,4 +390,183 @@ fn the_checksum_is_sha256() {
         sha256_hex(b"abc"),
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     );
+}
+
+/// `fixtures/food_crops.py` made the crops with Pillow.
+#[test]
+fn random_crops_of_photographs_are_pillows() {
+    let Some(folder) = common::shared("data/food10") else {
+        return;
+    };
+    let dataset = Dataset::open(&folder, "train", &Columns::default()).unwrap();
+    let name = SampleName {
+        seed: 0,
+        epoch: 0,
+        sample: 0,
+    };
+    let mut workplace = Workplace::new().unwrap();
+    let (mut wrong, mut crops) = (Vec::new(), 0);
+    for line in include_str!("fixtures/food_crops.csv").lines() {
+        let fields: Vec<&str> = line.split(',').collect();
+        let [row, x, y, width, height, flip] = [0, 1, 2, 3, 4, 5].map(|at| fields[at].parse::<usize>().unwrap());
+        let normalization = Normalization::of_tensor([0.5; 3], [0.5; 3]);
+        let rect = Rect { x, y, width, height };
+        let transform = Transform::resized_crop(rect, flip == 1, (224, 224), normalization);
+        let got = transform.apply_u8(&dataset.encoded(row).unwrap(), name, &mut workplace);
+        if sha256_hex(&got.unwrap()) != fields[6] {
+            wrong.push(line);
+        }
+        crops += 1;
+    }
+    assert!(
+        crops == 500 && wrong.is_empty(),
+        "{} of {crops}: {wrong:#?}",
+        wrong.len()
+    );
+}
+
+/// Mean difference of two samples in levels of u8.
+fn mean_difference(a: &[u8], b: &[u8]) -> f64 {
+    let sum: u64 = a.iter().zip(b).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+    sum as f64 / a.len() as f64
+}
+
+/// Exact and fast sample of a crop.
+fn both(bytes: &[u8], crop: Rect, size: usize, workplace: &mut Workplace) -> [Vec<u8>; 2] {
+    let name = SampleName {
+        seed: 0,
+        epoch: 0,
+        sample: 0,
+    };
+    [Decode::Exact, Decode::Fast].map(|decode| {
+        let normalization = Normalization::of_tensor([0.5; 3], [0.5; 3]);
+        let transform = Transform::resized_crop(crop, false, (size, size), normalization).decoded(decode);
+        transform.apply_u8(bytes, name, workplace).unwrap()
+    })
+}
+
+/// A picture that is smooth enough for a difference to mean something: waves, in all sizes and samplings, upright and
+/// turned. A crop that lay half a pixel wrong would differ by several levels.
+#[test]
+fn fast_decoding_differs_little() {
+    let mut workplace = Workplace::new().unwrap();
+    let waves = |width: usize, height: usize, subsamp: Subsamp| {
+        let value = |at: usize| {
+            let (y, x, channel) = (at / 3 / width, at / 3 % width, at % 3);
+            let wave = (x as f64 * 0.05 + channel as f64).sin() + (y as f64 * 0.03 * (1 + channel) as f64).cos();
+            (128.0 + 60.0 * wave) as u8
+        };
+        let pixels: Vec<u8> = (0..width * height * 3).map(value).collect();
+        let image = turbojpeg::Image {
+            pixels: pixels.as_slice(),
+            width,
+            height,
+            pitch: width * 3,
+            format: PixelFormat::RGB,
+        };
+        turbojpeg::compress(image, 90, subsamp).unwrap().to_vec()
+    };
+    for subsamp in [Subsamp::Sub2x2, Subsamp::Sub2x1, Subsamp::None, Subsamp::Gray] {
+        let bytes = waves(613, 467, subsamp);
+        for (size, crop) in [
+            (224, Rect::whole(613, 467)),
+            (
+                100,
+                Rect {
+                    x: 3,
+                    y: 5,
+                    width: 401,
+                    height: 403,
+                },
+            ),
+            (
+                100,
+                Rect {
+                    x: 212,
+                    y: 66,
+                    width: 401,
+                    height: 401,
+                },
+            ),
+            (
+                50,
+                Rect {
+                    x: 101,
+                    y: 33,
+                    width: 407,
+                    height: 415,
+                },
+            ),
+            (33, Rect::whole(613, 467)),
+        ] {
+            let [exact, fast] = both(&bytes, crop, size, &mut workplace);
+            let difference = mean_difference(&exact, &fast);
+            assert!(exact != fast, "{subsamp:?} {size}: nothing was decoded smaller");
+            // At an eighth, chroma of half the width has a sample for every 16 pixels: interpolated between them, these
+            // waves (126 pixels long, of about 60 levels) lose a twentieth.
+            let most = match (subsamp, size) {
+                (Subsamp::Sub2x1, 33 | 50) => 3.0,
+                _ => 1.0,
+            };
+            assert!(difference < most, "{subsamp:?} {crop:?} to {size}: {difference}");
+        }
+        // Less than twice as large as the sample: nothing to gain.
+        let crop = Rect {
+            x: 3,
+            y: 5,
+            width: 401,
+            height: 403,
+        };
+        let [exact, fast] = both(&bytes, crop, 224, &mut workplace);
+        assert!(exact == fast, "{subsamp:?}");
+    }
+    // Turned: 8 divides both sides, or it does not and the picture is decoded exactly.
+    for (width, height) in [(640, 480), (613, 467)] {
+        let upright = waves(width, height, Subsamp::Sub2x2);
+        for tag in 2..=8u8 {
+            let mut bytes = upright.clone();
+            let mut segment = b"\xff\xe1\0\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
+            segment.extend([tag, 0, 0, 0, 0, 0, 0]);
+            bytes.splice(2..2, segment);
+            let crop = Rect {
+                x: 21,
+                y: 33,
+                width: 420,
+                height: 410,
+            };
+            let [exact, fast] = both(&bytes, crop, 64, &mut workplace);
+            let difference = mean_difference(&exact, &fast);
+            assert!(difference < 1.0, "turned by {tag}: {difference}");
+            assert_eq!(exact == fast, width == 613, "turned by {tag}");
+        }
+    }
+    // What our own decoder declines is exact.
+    let progressive = jpeg(640, 480, Subsamp::Sub2x2, Coding::Progressive, 90);
+    let [exact, fast] = both(&progressive, Rect::whole(640, 480), 64, &mut workplace);
+    assert!(exact == fast);
+}
+
+#[test]
+fn fast_decoding_of_photographs_differs_by_a_few_levels() {
+    let Some(folder) = common::shared("data/food10") else {
+        return;
+    };
+    let dataset = Dataset::open(&folder, "train[:120]", &Columns::default()).unwrap();
+    let mut workplace = Workplace::new().unwrap();
+    for size in [224, 112, 56] {
+        let (mut sum, mut most, mut counted) = (0.0, 0f64, 0);
+        for row in 0..dataset.len() {
+            let bytes = dataset.encoded(row).unwrap();
+            let picture = decode(&bytes).unwrap();
+            let [exact, fast] = both(&bytes, Rect::whole(picture.width, picture.height), size, &mut workplace);
+            if exact != fast {
+                let difference = mean_difference(&exact, &fast);
+                (sum, most, counted) = (sum + difference, most.max(difference), counted + 1);
+            }
+        }
+        let mean = sum / counted as f64;
+        println!("{counted} photographs to {size}: {mean:.2} levels on average, {most:.2} at most");
+        assert!(counted > 30, "{counted}");
+        assert!(mean < 2.5 && most < 8.0, "to {size}: {mean} on average, {most} at most");
+    }
 }

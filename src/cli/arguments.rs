@@ -12,8 +12,8 @@ use aids::Aids;
 use super::typed::{boolean, max_steps, warmup_steps};
 use crate::error::{Error, Result};
 use crate::recipe::{
-    AdapterFormat, DeviceChoice, EvalTransform, ImageCache, Interval, Layer, Method, OnBadImage, Precision, Recipe,
-    Reporter, Schedule, TransformKind, named, resolve,
+    AdapterFormat, Decode, DeviceChoice, EvalTransform, ImageCache, Interval, Layer, Method, OnBadImage, Precision,
+    Recipe, Reporter, Schedule, ShuffleMode, TransformKind, named, resolve,
 };
 
 /// What `dtrain train` takes.
@@ -105,6 +105,15 @@ pub struct Values {
     /// Shuffle the training samples in every epoch
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean, help_heading = "Data")]
     shuffle: Option<bool>,
+    /// How: exactly, or block by block where images do not fit into --data-memory-gb
+    #[arg(long, help_heading = "Data")]
+    shuffle_mode: Option<ShuffleMode>,
+    /// Encoded images that a rank may keep in memory, in 10^9 bytes [default: 8]
+    #[arg(long, value_name = "X", help_heading = "Data")]
+    data_memory_gb: Option<f64>,
+    /// exact: Pillow's pixels; fast: at a half, a quarter or an eighth of the size where that is still large enough
+    #[arg(long, help_heading = "Data")]
+    decode: Option<Decode>,
     /// What to do with an image that cannot be decoded
     #[arg(long, help_heading = "Data")]
     on_bad_image: Option<OnBadImage>,

@@ -8,7 +8,7 @@ mod exif;
 mod jpeg;
 mod other;
 
-use crate::ops::jpeg::{Decompressor, PlainDecoder, Rect};
+use crate::ops::jpeg::{Decompressor, PlainDecoder, Rect, Scale};
 use crate::ops::resample::Planes;
 pub use exif::Orientation;
 
@@ -64,9 +64,25 @@ impl Decoder {
     /// The planes are R, G and B; their `columns` and `rows` count in the upright picture. Whether a picture is refused
     /// does not depend on the rectangle, as far as its file tells.
     pub fn region(&mut self, bytes: &[u8], choose: impl FnOnce(usize, usize) -> Rect) -> Result<&Planes, String> {
+        let mut choose = Some(choose);
+        let once = |width, height, _| match choose.take() {
+            Some(choose) => (choose(width, height), Scale::Full),
+            None => unreachable!("what is chosen at full scale is final"),
+        };
+        self.scaled_region(bytes, once)
+    }
+
+    /// As `region`, but the picture may be decoded smaller than it is: `choose(width, height, smallest)` gives the scale,
+    /// `smallest` or a larger one, and the rectangle in the picture of that scale. If that cannot be decoded after all, it is
+    /// asked once more and may choose nothing but the full scale.
+    pub fn scaled_region(
+        &mut self,
+        bytes: &[u8],
+        mut choose: impl FnMut(usize, usize, Scale) -> (Rect, Scale),
+    ) -> Result<&Planes, String> {
         match bytes {
             [0xff, 0xd8, 0xff, ..] => self.jpeg_region(bytes, choose)?,
-            _ => self.other_region(bytes, choose)?,
+            _ => self.other_region(bytes, |width, height| choose(width, height, Scale::Full).0)?,
         }
         Ok(&self.upright)
     }

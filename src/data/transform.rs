@@ -19,7 +19,7 @@ use super::preprocessor::{Preprocessor, Size};
 use crate::ops::jpeg::Rect;
 use crate::ops::preprocess::Cut;
 use crate::ops::resample::Filter;
-use crate::recipe::{EvalTransform, TransformKind};
+use crate::recipe::{Decode, EvalTransform, TransformKind};
 
 /// What is done to every picture.
 #[derive(Clone, Debug)]
@@ -28,6 +28,7 @@ pub struct Transform {
     /// Height and width of a sample.
     size: (usize, usize),
     normalization: Normalization,
+    decode: Decode,
 }
 
 #[derive(Clone, Debug)]
@@ -54,6 +55,7 @@ impl Transform {
                 steps: Steps::Train,
                 size,
                 normalization,
+                decode: Decode::Exact,
             },
             TransformKind::Processor => Transform::of_processor(preprocessor),
             TransformKind::Eval => Transform::resize_center(size.0.min(size.1), Filter::Bilinear, size, normalization),
@@ -78,6 +80,7 @@ impl Transform {
             steps: Steps::Eval { side, filter },
             size,
             normalization,
+            decode: Decode::Exact,
         }
     }
 
@@ -87,6 +90,7 @@ impl Transform {
             steps: Steps::Crop { crop, flip },
             size,
             normalization,
+            decode: Decode::Exact,
         }
     }
 
@@ -96,7 +100,13 @@ impl Transform {
             steps: Steps::Processor(preprocessor.clone()),
             size: preprocessor.input_size(),
             normalization: Normalization::of_processor(preprocessor),
+            decode: Decode::Exact,
         }
+    }
+
+    /// The same of pictures that are decoded so.
+    pub fn decoded(self, decode: Decode) -> Transform {
+        Transform { decode, ..self }
     }
 
     /// Height and width of a sample.
@@ -133,6 +143,7 @@ impl Transform {
         let normalization = &self.normalization;
         workplace.run(
             picture,
+            self.decode,
             |picture_width, picture_height| self.place(name, picture_width, picture_height),
             (width, height),
             |placement, resized| {
@@ -159,6 +170,7 @@ impl Transform {
         let mut rgb_hwc = vec![0; 3 * height * width];
         workplace.run(
             Picture::Encoded(encoded),
+            self.decode,
             |picture_width, picture_height| self.place(name, picture_width, picture_height),
             (width, height),
             |placement, resized| {
@@ -176,7 +188,7 @@ impl Transform {
 
     /// Whether `cut` and `normalization` say all that is done to a picture, so that `ops::preprocess` can do it.
     pub fn is_a_cut(&self) -> bool {
-        true
+        self.decode == Decode::Exact
     }
 
     /// What becomes of a decoded, upright picture of `width` x `height`: for `ops::preprocess`. Not all, unless `is_a_cut`.

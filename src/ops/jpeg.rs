@@ -2,7 +2,8 @@
 //!
 //! `turbo` is libjpeg-turbo itself: it reads everything, and what it does is right by definition. `plain` is our own
 //! decoder for the kind of file that most are (baseline, one scan, undamaged): it makes the same samples faster, computes
-//! no more than the rectangle that is asked for, and declines whatever is out of the ordinary.
+//! no more than the rectangle that is asked for, and declines whatever is out of the ordinary. It can also decode at a half,
+//! a quarter or an eighth of the size.
 //! What counts as damage, orientation and CMYK's conversion are the business of `data::decode`.
 
 mod codes;
@@ -18,6 +19,30 @@ mod turbo;
 
 pub use plain::{PlainDecoder, PlainFile};
 pub use turbo::{Colors, Decompressor, JpegHeader, Outcome};
+
+/// How much smaller than it is a picture is decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scale {
+    Full,
+    Half,
+    Quarter,
+    Eighth,
+}
+
+impl Scale {
+    /// The smallest pictures last.
+    pub const ALL: [Scale; 4] = [Scale::Full, Scale::Half, Scale::Quarter, Scale::Eighth];
+
+    /// Pixels of the picture that become one, in each direction.
+    pub fn divisor(self) -> usize {
+        1 << self as usize
+    }
+
+    /// Width or height of a picture that is decoded so.
+    pub fn reduced(self, length: usize) -> usize {
+        length.div_ceil(self.divisor())
+    }
+}
 
 /// A rectangle of pixels, in the orientation in which the file stores them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -59,6 +59,30 @@ pub enum OnBadImage {
     Error,
 }
 
+/// How training samples are shuffled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
+pub enum ShuffleMode {
+    /// Exactly, unless images are read block by block and do not fit into `data_memory_gb`.
+    Auto,
+    /// Every order of all samples is equally likely.
+    Exact,
+    /// Blocks of samples are shuffled, and samples among the blocks that are in use at a time.
+    Block,
+}
+
+/// How exactly JPEG files are decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
+pub enum Decode {
+    /// To Pillow's pixels.
+    Exact,
+    /// At a half, a quarter or an eighth of their size where that is still larger than the sample.
+    Fast,
+}
+
 /// Where decoded pictures are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]

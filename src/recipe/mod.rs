@@ -17,8 +17,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use choices::{
-    AdapterFormat, DeviceChoice, EvalTransform, ImageCache, Interval, Method, OnBadImage, Precision, Reporter,
-    Schedule, TransformKind,
+    AdapterFormat, Decode, DeviceChoice, EvalTransform, ImageCache, Interval, Method, OnBadImage, Precision, Reporter,
+    Schedule, ShuffleMode, TransformKind,
 };
 pub use class_weights::ClassWeights;
 pub use freeze::FrozenPart;
@@ -91,6 +91,10 @@ pub struct Recipe {
     pub shuffle: bool,
     /// Draw the samples of an epoch with replacement, every class as often as any other.
     pub balanced_sampling: bool,
+    pub shuffle_mode: ShuffleMode,
+    /// Encoded images that a rank may keep in memory, in 10^9 bytes; more are shuffled block by block.
+    pub data_memory_gb: f64,
+    pub decode: Decode,
     /// What to do with an image that cannot be decoded.
     pub on_bad_image: OnBadImage,
 

@@ -2,15 +2,13 @@
 //! checked where the run is decided.
 
 mod aids;
+mod data;
 mod ranges;
 
 pub use ranges::Violation;
 use ranges::{Below, above_0, at_least_1, from_0, violation, within};
 
 use super::{Figure, Interval, Method, Recipe, Schedule};
-
-/// Names of datasets that stand for "a folder of images", as it is given beside.
-const FOLDER_BUILDERS: [&str; 2] = ["imagefolder", "nateraw/image-folder"];
 
 /// Names of the projections that can be adapted, under v4's and v5's names.
 const TARGETS: [(&str, &str); 3] = [("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")];
@@ -27,7 +25,7 @@ pub fn check(recipe: &Recipe) -> Result<(), Violation> {
         ));
     }
     check_model(r)?;
-    check_data(r)?;
+    data::check(r)?;
 
     at_least_1("per_device_train_batch_size", r.per_device_train_batch_size as u64)?;
     at_least_1("gradient_accumulation_steps", r.gradient_accumulation_steps as u64)?;
@@ -64,9 +62,6 @@ pub fn check(recipe: &Recipe) -> Result<(), Violation> {
     aids::check(r)?;
     check_intervals(r)?;
 
-    if let Some(gigabytes) = r.image_cache_gb {
-        from_0("image_cache_gb", gigabytes)?;
-    }
     if let Some(threads) = r.threads {
         at_least_1("threads", threads as u64)?;
     }
@@ -116,72 +111,6 @@ fn check_model(r: &Recipe) -> Result<(), Violation> {
         ));
     }
     Ok(())
-}
-
-fn check_data(r: &Recipe) -> Result<(), Violation> {
-    if r.train_dir.is_some() && !r.dataset.is_empty() && !FOLDER_BUILDERS.contains(&r.dataset.as_str()) {
-        return Err(violation(
-            "train_dir",
-            r.train_dir
-                .iter()
-                .map(|dir| dir.display().to_string())
-                .collect::<String>(),
-            "training samples are named twice, as a folder and as a dataset",
-            "give one of --train-dir and --dataset",
-        ));
-    }
-    if r.validation_dir.is_some() && r.train_dir.is_none() {
-        return Err(violation(
-            "validation_dir",
-            r.validation_dir
-                .iter()
-                .map(|dir| dir.display().to_string())
-                .collect::<String>(),
-            "there is a folder of validation images, and none of training images, which the classes are read from",
-            "add --train-dir DIR",
-        ));
-    }
-    if r.dataset.is_empty() && r.train_dir.is_none() {
-        return Err(violation(
-            "dataset",
-            "",
-            "no dataset is named",
-            "give `--dataset DIR` (parquet or Arrow shards), `--train-dir DIR` (images), or `--recipe vit-lora`",
-        ));
-    }
-    if r.train_split.is_empty() {
-        return Err(violation(
-            "train_split",
-            "",
-            "no training split is named",
-            "give `--train-split train`",
-        ));
-    }
-    if let (Some(split), Some(_)) = (&r.validation_split, r.test_size)
-        && split != super::AUTO_SPLIT
-    {
-        return Err(violation(
-            "validation_split",
-            split,
-            "the validation set is asked for twice, as a split and as test_size",
-            "give one of the two",
-        ));
-    }
-    match r.test_size {
-        Some(size) if !(size > 0.0 && (size < 1.0 || size.fract() == 0.0) && size.is_finite()) => Err(violation(
-            "test_size",
-            size,
-            "this is neither a fraction nor a number of samples",
-            "give a fraction above 0 and below 1, or a whole number from 1",
-        )),
-        Some(size) if size == 1.0 => Err(violation(
-            "test_size",
-            size,
-            "one sample is no validation set, and a fraction of 1 leaves nothing to train on",
-            "give a fraction above 0 and below 1, or a whole number from 2",
-        )),
-        _ => Ok(()),
-    }
 }
 
 fn check_intervals(r: &Recipe) -> Result<(), Violation> {

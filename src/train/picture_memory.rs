@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::ops::device::free_bytes;
 use crate::ops::intake::Intake;
 use crate::ops::staging::StagingShape;
-use crate::recipe::ImageCache;
+use crate::recipe::{Decode, ImageCache};
 
 /// What a loader is given; None: pictures are kept nowhere, samples are made on the CPU.
 #[derive(Clone, Default)]
@@ -100,9 +100,14 @@ pub fn supply(
             }
         },
     };
+    // Whether a picture found room must not show in its samples, and what is kept is exact.
+    let cache = match recipe.decode {
+        Decode::Exact => recipe.image_cache,
+        Decode::Fast => ImageCache::None,
+    };
     // Validation pictures are read again in each evaluation, so they come first.
     let datasets: Vec<&Wanted> = eval.into_iter().chain([train]).collect();
-    let sizes: Vec<PictureSizes> = match recipe.image_cache {
+    let sizes: Vec<PictureSizes> = match cache {
         ImageCache::Host | ImageCache::None if run.device.is_cpu() => Vec::new(),
         _ => datasets
             .iter()
@@ -113,15 +118,7 @@ pub fn supply(
     let choices: Vec<Choice> = datasets
         .iter()
         .enumerate()
-        .map(|(at, wanted)| {
-            choose(
-                recipe.image_cache,
-                wanted,
-                sizes.get(at),
-                run.device.is_cpu(),
-                &mut left,
-            )
-        })
+        .map(|(at, wanted)| choose(cache, wanted, sizes.get(at), run.device.is_cpu(), &mut left))
         .collect();
     let budget = Arc::new(AtomicUsize::new(host));
     let caches = datasets.iter().zip(&choices).map(|(wanted, choice)| {

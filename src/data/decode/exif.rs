@@ -3,7 +3,7 @@
 //! Wild files carry orientation 0 and 56624, truncated and foreign EXIF; all of that means: as stored.
 //! Source: EXIF 2.32, TIFF 6.0; an XMP packet's `tiff:Orientation` counts where EXIF has none, as in Pillow.
 
-use crate::ops::jpeg::Rect;
+use crate::ops::jpeg::{Rect, Scale};
 
 /// How the stored picture is turned for the viewer; the numbers are EXIF's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,16 @@ impl Orientation {
             Rotate90Clockwise => (y, height - 1 - x),
             Transverse => (width - 1 - y, height - 1 - x),
             Rotate90CounterClockwise => (width - 1 - y, x),
+        }
+    }
+
+    /// The smallest scale that a picture stored in this size may be decoded at: pixels that become one must lie in the same
+    /// places from whichever corner they are counted.
+    pub fn smallest_scale(self, (width, height): (usize, usize)) -> Scale {
+        let divides = |scale: &Scale| width.is_multiple_of(scale.divisor()) && height.is_multiple_of(scale.divisor());
+        match self {
+            Orientation::AsStored => Scale::Eighth,
+            _ => Scale::ALL.into_iter().rfind(divides).unwrap_or(Scale::Full),
         }
     }
 

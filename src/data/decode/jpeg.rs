@@ -4,7 +4,7 @@
 //! libjpeg's errors, and a file that ends before its picture does.
 
 use super::{Decoder, Orientation, check_size};
-use crate::ops::jpeg::{Colors, JpegHeader, Outcome, PlainFile, Rect};
+use crate::ops::jpeg::{Colors, JpegHeader, Outcome, PlainFile, Rect, Scale};
 
 /// Upsampling of the colours looks this many pixels to the left and right.
 const UPSAMPLING_REACH: usize = 2;
@@ -13,28 +13,40 @@ impl Decoder {
     pub(super) fn jpeg_region(
         &mut self,
         bytes: &[u8],
-        choose: impl FnOnce(usize, usize) -> Rect,
+        mut choose: impl FnMut(usize, usize, Scale) -> (Rect, Scale),
     ) -> Result<(), String> {
         let segments = Segments::read(bytes)?;
         let turn = Orientation::from_metadata(segments.exif.as_deref(), segments.xmp);
         if let Some(file) = PlainFile::open(bytes) {
             let size = file.size();
-            let view = view(size, turn, choose)?;
+            let smallest = turn.smallest_scale(size);
+            let mut scale = Scale::Full;
+            let view = view(size, turn, |width, height| {
+                let (view, chosen) = choose(width, height, smallest);
+                scale = chosen;
+                view
+            })?;
+            let size = (scale.reduced(size.0), scale.reduced(size.1));
             let needed = turn.stored_rect(view, size.0, size.1);
             let planes = match turn {
                 Orientation::AsStored => &mut self.upright,
                 _ => &mut self.stored_planes,
             };
-            return match (self.plain.decode(&file, needed, planes), turn) {
+            return match (self.plain.decode_at(scale, &file, needed, planes), turn) {
                 (Some(()), Orientation::AsStored) => Ok(()),
                 (Some(()), _) => {
                     self.turn_planes(view, turn, size);
                     Ok(())
                 }
-                (None, _) => self.any_jpeg_region(bytes, &segments, turn, |_, _| view),
+                (None, _) => self.any_jpeg_region(bytes, &segments, turn, |width, height| match scale {
+                    Scale::Full => view,
+                    _ => choose(width, height, Scale::Full).0,
+                }),
             };
         }
-        self.any_jpeg_region(bytes, &segments, turn, choose)
+        self.any_jpeg_region(bytes, &segments, turn, |width, height| {
+            choose(width, height, Scale::Full).0
+        })
     }
 
     /// By libjpeg-turbo, whose word is final.

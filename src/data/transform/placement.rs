@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::ops::jpeg::Rect;
+use crate::ops::jpeg::{Rect, Scale};
 use crate::ops::preprocess::Cut;
 use crate::ops::resample::Filter;
 
@@ -81,6 +81,14 @@ impl Placement {
             offset: (offset(self.resized.0, size.1), offset(self.resized.1, size.0)),
             ..self
         }
+    }
+
+    /// The smallest scale at which the crop still has as many pixels as it is resized to.
+    pub fn scale(&self) -> Scale {
+        let enough = |scale: &Scale| {
+            self.crop.width >= self.resized.0 * scale.divisor() && self.crop.height >= self.resized.1 * scale.divisor()
+        };
+        Scale::ALL.into_iter().rfind(enough).unwrap_or(Scale::Full)
     }
 
     /// The columns of the resized crop that a sample of this width shows.

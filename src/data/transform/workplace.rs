@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use super::placement::Placement;
 use crate::data::decode::Decoder;
 use crate::data::pictures::PictureCache;
-use crate::ops::jpeg::Rect;
+use crate::ops::jpeg::{Rect, Scale};
 use crate::ops::preprocess::Plan;
 use crate::ops::resample::{Axis, Planes, Resampler};
+use crate::recipe::Decode;
 
 /// What a sample is made of.
 #[derive(Clone, Copy)]
@@ -54,6 +55,7 @@ impl Workplace {
     pub(super) fn run(
         &mut self,
         picture: Picture<'_>,
+        decode: Decode,
         place: impl FnOnce(usize, usize) -> Placement,
         (width, height): (usize, usize),
         deliver: impl FnOnce(&Placement, &mut dyn FnMut(&mut dyn FnMut(usize, usize, &[u8]))),
@@ -66,31 +68,44 @@ impl Workplace {
             resampler,
             ..
         } = self;
-        let mut placed = None;
-        let rect = |picture_width, picture_height| {
-            let placement = place(picture_width, picture_height);
+        let mut place = Some(place);
+        let mut placed: Option<Placement> = None;
+        let mut origin = (0, 0);
+        let mut part = |picture_width, picture_height, smallest| {
+            let placement = match place.take() {
+                Some(place) => placed.insert(place(picture_width, picture_height)),
+                None => placed.as_mut().expect("it was placed when it was asked for first"),
+            };
+            let scale = match decode {
+                Decode::Exact => Scale::Full,
+                Decode::Fast => placement.scale().min(smallest),
+            };
             let (crop, filter) = (placement.crop, placement.filter);
-            horizontal.set(crop.width, placement.resized.0, filter, placement.window_columns(width));
-            vertical.set(crop.height, placement.resized.1, filter, placement.window_rows(height));
+            let (x, columns) = reduced(crop.x, crop.width, scale);
+            let (y, rows) = reduced(crop.y, crop.height, scale);
+            let (window_columns, window_rows) = (placement.window_columns(width), placement.window_rows(height));
+            horizontal.set_part(columns.count, columns.part, placement.resized.0, filter, window_columns);
+            vertical.set_part(rows.count, rows.part, placement.resized.1, filter, window_rows);
             let (columns, rows) = (horizontal.inputs(), vertical.inputs());
-            placed = Some(placement);
-            Rect {
-                x: crop.x + columns.start,
-                y: crop.y + rows.start,
+            origin = (x, y);
+            let rect = Rect {
+                x: x + columns.start,
+                y: y + rows.start,
                 width: columns.len(),
                 height: rows.len(),
-            }
+            };
+            (rect, scale)
         };
         let planes = match picture {
             Picture::Kept(whole) => {
-                rect(whole.columns.len(), whole.rows.len());
+                part(whole.columns.len(), whole.rows.len(), Scale::Full);
                 whole
             }
-            Picture::Encoded(encoded) => decoder.region(encoded, rect)?,
+            Picture::Encoded(encoded) => decoder.scaled_region(encoded, part)?,
             Picture::ToKeep(encoded, cache, row) => {
                 let mut reserved = None;
                 let decoded = decoder.region(encoded, |picture_width, picture_height| {
-                    let needed = rect(picture_width, picture_height);
+                    let (needed, _) = part(picture_width, picture_height, Scale::Full);
                     if !cache.reserve(picture_width, picture_height) {
                         return needed;
                     }
@@ -108,7 +123,6 @@ impl Workplace {
         let placement = placed.expect("the decoder asks for the rectangle before it delivers");
         let decode = start.elapsed();
         let start = Instant::now();
-        let origin = (placement.crop.x, placement.crop.y);
         deliver(&placement, &mut |emit| {
             resampler.run(planes, origin, horizontal, vertical, |channel, y, samples| {
                 emit(channel, (y as isize - placement.offset.1) as usize, samples);
@@ -119,4 +133,26 @@ impl Workplace {
             resample: start.elapsed(),
         })
     }
+}
+
+/// A stretch of pixels in a picture that is decoded smaller.
+struct Stretch {
+    /// Pixels that it touches there.
+    count: usize,
+    /// Start and length among these.
+    part: (f64, f64),
+}
+
+/// The first pixel that `length` pixels from `start` touch, and how they lie behind it.
+fn reduced(start: usize, length: usize, scale: Scale) -> (usize, Stretch) {
+    let divisor = scale.divisor();
+    let first = start / divisor;
+    let stretch = Stretch {
+        count: scale.reduced(start + length) - first,
+        part: (
+            (start % divisor) as f64 / divisor as f64,
+            length as f64 / divisor as f64,
+        ),
+    };
+    (first, stretch)
 }

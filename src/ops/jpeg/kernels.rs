@@ -5,6 +5,7 @@
 mod color;
 #[cfg(target_arch = "x86_64")]
 mod idct;
+mod reduced;
 mod scalar;
 
 use super::scan::Block;
@@ -101,6 +102,24 @@ impl Kernels {
                     unsafe { idct::avx512::transform(blocks, steps, &mut samples[32 * at..], stride) };
                 }
             }
+        }
+    }
+
+    /// The same blocks to `size` (4, 2 or 1) rows of `size` samples each.
+    pub fn reduce(self, blocks: &[Block], steps: &Steps, size: usize, samples: &mut [u8], stride: usize) {
+        assert_eq!(blocks.len() % BLOCKS_AT_ONCE, 0, "number of blocks");
+        assert!(
+            samples.len() >= (size - 1) * stride + size * blocks.len(),
+            "room for the blocks"
+        );
+        let groups = blocks.as_chunks().0;
+        match self {
+            Kernels::Scalar => reduced::transform(groups, steps, size, samples, stride),
+            // SAFETY: the variants exist only where AVX2 is.
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx2 | Kernels::Avx512 => unsafe {
+                reduced::transform_avx2(groups, steps, size, samples, stride);
+            },
         }
     }
 

@@ -3,18 +3,20 @@
 //! Huffman coding has no entry points, so everything before the rectangle must be read, but it is only passed over; behind
 //! the rectangle nothing is read. Whatever is damaged or unusual is declined (None), and libjpeg-turbo decides.
 
-use super::Rect;
+mod raster;
+
+use raster::{Raster, Window, blocks_of};
+
 use super::frame::{Frame, MOST_COMPONENTS, Sampling};
 use super::huffman::{FirstTable, Table};
 use super::kernels::{Chroma, ChromaLine, Kernels, Steps};
 use super::reader::{CodedBlock, GROUP, GROUP_BLOCKS, Groups, Reader};
 use super::scan::{CleanScan, ZIGZAG};
+use super::{Rect, Scale};
 use crate::ops::resample::{Planes, ROW_SLACK};
 
 /// Chroma of smaller pictures is upsampled in another way.
 const LEAST_WIDTH: usize = 8;
-/// Interpolated chroma depends on this many pixels more, in each direction.
-const REACH: usize = 2;
 /// Keeps its memory, and tables that the next file may share.
 pub struct PlainDecoder {
     kernels: Kernels,
@@ -103,21 +105,27 @@ impl PlainDecoder {
 
     /// Decodes at least `rect` into `rgb`, equal to a whole decode by libjpeg. None: the file is damaged.
     pub fn decode(&mut self, file: &PlainFile<'_>, rect: Rect, rgb: &mut Planes) -> Option<()> {
+        self.decode_at(Scale::Full, file, rect, rgb)
+    }
+
+    /// Decodes at least `rect`, counted in the picture of this scale, into `rgb`. None: the file is damaged.
+    pub fn decode_at(&mut self, scale: Scale, file: &PlainFile<'_>, rect: Rect, rgb: &mut Planes) -> Option<()> {
         let frame = &file.0;
+        let raster = Raster::new(frame, scale);
         assert!(
-            rect.right() <= frame.width && rect.bottom() <= frame.height,
+            rect.right() <= raster.width && rect.bottom() <= raster.height,
             "rectangle outside of the image"
         );
         self.scan.read(frame.scan, frame.restart_interval)?;
-        let window = Window::around(rect, frame);
-        self.prepare(frame, &window)?;
-        self.read_blocks(frame, &window)?;
-        self.write_rows(frame, rect, rgb);
+        let window = Window::around(rect, frame, &raster);
+        self.prepare(frame, &raster, &window)?;
+        self.read_blocks(frame, &raster, &window)?;
+        self.write_rows(&raster, rect, rgb);
         Some(())
     }
 
     /// Tables and room for samples.
-    fn prepare(&mut self, frame: &Frame<'_>, window: &Window) -> Option<()> {
+    fn prepare(&mut self, frame: &Frame<'_>, raster: &Raster, window: &Window) -> Option<()> {
         for component in &frame.components[..frame.sampling.components()] {
             self.first_tables
                 .want(frame.huffman[0][component.dc_table]?, FirstTable::new)?;
@@ -126,9 +134,10 @@ impl PlainDecoder {
         for (number, samples) in self.components[..frame.sampling.components()].iter_mut().enumerate() {
             let (across, down) = blocks_of(frame.sampling, number);
             let columns = (window.columns.1 - window.columns.0).next_multiple_of(GROUP);
-            samples.stride = columns * across * 8 + ROW_SLACK;
-            samples.origin = (window.columns.0 * across * 8, window.rows.0 * down * 8);
-            let bytes = samples.stride * (window.rows.1 - window.rows.0) * down * 8 + ROW_SLACK;
+            let side = raster.block(frame.sampling, number);
+            samples.stride = columns * across * side + ROW_SLACK;
+            samples.origin = (window.columns.0 * across * side, window.rows.0 * down * side);
+            let bytes = samples.stride * (window.rows.1 - window.rows.0) * down * side + ROW_SLACK;
             if samples.bytes.len() < bytes {
                 samples.bytes.resize(bytes, 0);
             }
@@ -137,7 +146,7 @@ impl PlainDecoder {
     }
 
     /// Reads the scan up to the last MCU of the window.
-    fn read_blocks(&mut self, frame: &Frame<'_>, window: &Window) -> Option<()> {
+    fn read_blocks(&mut self, frame: &Frame<'_>, raster: &Raster, window: &Window) -> Option<()> {
         let mut coded = Vec::with_capacity(10);
         for number in 0..frame.sampling.components() {
             let component = frame.components[number];
@@ -171,12 +180,16 @@ impl PlainDecoder {
                 reader.keep(count, &mut self.blocks)?;
                 for (number, samples) in self.components[..frame.sampling.components()].iter_mut().enumerate() {
                     let (across, down) = blocks_of(frame.sampling, number);
+                    let side = raster.block(frame.sampling, number);
                     for line in 0..down {
-                        let y = ((row - window.rows.0) * down + line) * 8;
-                        let x = (first - window.columns.0) * across * 8;
+                        let y = ((row - window.rows.0) * down + line) * side;
+                        let x = (first - window.columns.0) * across * side;
                         let blocks = &self.blocks[number][line * GROUP * across..][..GROUP * across];
                         let to = &mut samples.bytes[y * samples.stride + x..];
-                        self.kernels.transform(blocks, &steps[number], to, samples.stride);
+                        match side {
+                            8 => self.kernels.transform(blocks, &steps[number], to, samples.stride),
+                            _ => self.kernels.reduce(blocks, &steps[number], side, to, samples.stride),
+                        }
                     }
                 }
             }
@@ -187,17 +200,17 @@ impl PlainDecoder {
         Some(())
     }
 
-    fn write_rows(&mut self, frame: &Frame<'_>, rect: Rect, rgb: &mut Planes) {
+    fn write_rows(&mut self, raster: &Raster, rect: Rect, rgb: &mut Planes) {
         // Pixels of even and odd columns are converted together.
         let start = rect.x & !1;
         let width = rect.right() - start;
         rgb.reshape(start..rect.right(), rect.y..rect.bottom());
         let [luma, blue, red] = &self.components;
-        let chroma_width = frame.width.div_ceil(2);
+        let chroma_width = raster.width.div_ceil(2);
         let columns = (start / 2, rect.right().div_ceil(2));
         for y in rect.y..rect.bottom() {
             let luma_row = &luma.row(y)[start - luma.origin.0..];
-            let rows = match frame.sampling {
+            let rows = match raster.sampling {
                 Sampling::Gray => {
                     for channel in 0..3 {
                         rgb.row_mut(channel, y)[..width].copy_from_slice(&luma_row[..width]);
@@ -212,7 +225,7 @@ impl PlainDecoder {
                 }
                 Sampling::HalfWidth => (y, y),
                 Sampling::HalfWidthAndHeight => {
-                    let last = frame.height.div_ceil(2) - 1;
+                    let last = raster.height.div_ceil(2) - 1;
                     let farther = if y % 2 == 0 {
                         (y / 2).saturating_sub(1)
                     } else {
@@ -226,7 +239,7 @@ impl PlainDecoder {
                 self.kernels
                     .blend_rows(line, rows, samples.origin.0, columns, chroma_width);
             }
-            let rounding = match frame.sampling {
+            let rounding = match raster.sampling {
                 Sampling::HalfWidth => Chroma::FULL_HEIGHT,
                 _ => Chroma::HALF_HEIGHT,
             };
@@ -236,40 +249,10 @@ impl PlainDecoder {
     }
 }
 
-/// Blocks of a component in an MCU, across and down.
-fn blocks_of(sampling: Sampling, component: usize) -> (usize, usize) {
-    match component {
-        0 => sampling.luma_blocks(),
-        _ => (1, 1),
-    }
-}
-
 fn steps(zigzag: &[u16; 64]) -> Steps {
     let mut steps = Steps([0; 64]);
     for (k, step) in zigzag.iter().enumerate() {
         steps.0[ZIGZAG[k] as usize] = *step as i16;
     }
     steps
-}
-
-/// The MCUs that are decoded: half-open ranges of columns and rows.
-struct Window {
-    columns: (usize, usize),
-    rows: (usize, usize),
-    /// MCUs across the picture.
-    across: usize,
-}
-
-impl Window {
-    fn around(rect: Rect, frame: &Frame<'_>) -> Window {
-        let (across, down) = frame.sampling.luma_blocks();
-        let range = |start: usize, end: usize, mcu: usize, size: usize| {
-            (start.saturating_sub(REACH) / mcu, (end + REACH).min(size).div_ceil(mcu))
-        };
-        Window {
-            columns: range(rect.x, rect.right(), across * 8, frame.width),
-            rows: range(rect.y, rect.bottom(), down * 8, frame.height),
-            across: frame.width.div_ceil(across * 8),
-        }
-    }
 }

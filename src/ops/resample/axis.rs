@@ -74,6 +74,8 @@ pub struct Axis {
     pub(super) kernels: Kernels,
     /// Inputs and outputs in all.
     size: (usize, usize),
+    /// Where the outputs begin among the inputs, and how many inputs they are made of.
+    part: (f64, f64),
     outputs: Range<usize>,
     inputs: Range<usize>,
     /// Most inputs of an output.
@@ -98,6 +100,7 @@ impl Axis {
         Axis {
             kernels,
             size: (0, 0),
+            part: (0.0, 0.0),
             outputs: 0..0,
             inputs: 0..0,
             taps: 0,
@@ -116,17 +119,23 @@ impl Axis {
 
     /// `inputs` samples become `outputs` samples, of which those in `window` are wanted.
     pub fn set(&mut self, inputs: usize, outputs: usize, filter: Filter, window: Range<usize>) {
+        self.set_part(inputs, (0.0, inputs as f64), outputs, filter, window);
+    }
+
+    /// `part`, its start and its length among `inputs` samples, becomes `outputs` samples.
+    pub fn set_part(&mut self, inputs: usize, part: (f64, f64), outputs: usize, filter: Filter, window: Range<usize>) {
         assert!(
-            inputs > 0 && !window.is_empty() && window.end <= outputs,
+            inputs > 0 && part.1 > 0.0 && !window.is_empty() && window.end <= outputs,
             "an empty resize"
         );
         self.size = (inputs, outputs);
+        self.part = part;
         self.outputs = window.clone();
         if self.is_identity() {
             self.inputs = window;
             return;
         }
-        let scale = inputs as f64 / outputs as f64;
+        let scale = part.1 / outputs as f64;
         // One instance per filter, so that its arithmetic is compiled into the loop.
         match filter {
             Filter::Nearest => self.set_nearest(scale),
@@ -147,12 +156,12 @@ impl Axis {
     }
 
     fn set_weights(&mut self, scale: f64, support: f64, weight: impl Fn(f64) -> f64) {
-        let inputs = self.size.0;
+        let (inputs, start) = (self.size.0, self.part.0);
         let filter_scale = scale.max(1.0);
         let support = support * filter_scale;
         let inverse = 1.0 / filter_scale;
         let bounds = |output: usize| {
-            let center = (output as f64 + 0.5) * scale;
+            let center = start + (output as f64 + 0.5) * scale;
             let first = (center - support + 0.5).max(0.0) as usize;
             (center, first, ((center + support + 0.5) as usize).min(inputs))
         };
@@ -185,7 +194,7 @@ impl Axis {
         self.weights.clear();
         self.weights.resize(self.outputs.len(), 1 << WEIGHT_BITS);
         self.first.clear();
-        let mut at = scale * 0.5;
+        let mut at = self.part.0 + scale * 0.5;
         for output in 0..self.outputs.end {
             if output >= self.outputs.start {
                 self.first.push((at as usize).min(self.size.0 - 1) as u32);
@@ -215,7 +224,7 @@ impl Axis {
 
     /// As many outputs as inputs: Pillow leaves the pass out.
     pub fn is_identity(&self) -> bool {
-        self.size.0 == self.size.1
+        self.size.0 == self.size.1 && self.part == (0.0, self.size.0 as f64)
     }
 
     /// Inputs and outputs in all.
