@@ -423,6 +423,8 @@ fn flags_may_be_spelled_in_all_of_hugging_faces_ways() {
             "7",
             "--validation-split",
             "validation",
+            "--shuffle",
+            "no",
         ],
     ];
     for flags in others {

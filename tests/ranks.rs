@@ -257,6 +257,29 @@ fn training_aids_do_not_depend_on_ranks() {
     }
 }
 
+#[test]
+fn a_block_shuffle_is_another_order_and_the_same_on_any_ranks() {
+    let place = Playground::new(50, 17);
+    let run = |world: usize, name: &str, batch: &str, mode: &str| {
+        let (batch, mode) = (
+            format!("per-device-train-batch-size={batch}"),
+            format!("shuffle-mode={mode}"),
+        );
+        let own = [batch.as_str(), mode.as_str(), "data-memory-gb=0.00001"];
+        place.succeed(world, name, &[&INVARIANCE[..], &own].concat())
+    };
+    let (exact, alone) = (run(0, "exact", "12", "exact"), run(0, "blocks", "12", "block"));
+    let ranks = run(2, "blocks on two ranks", "6", "block");
+    assert_close("loss", &ranks.history("loss"), &alone.history("loss"), 1e-5);
+    assert_close(
+        "eval_loss",
+        &ranks.history("eval_loss"),
+        &alone.history("eval_loss"),
+        1e-5,
+    );
+    assert!(exact.history("loss")[0] != alone.history("loss")[0]);
+}
+
 /// Every fifth step has two samples, so that of three ranks one has none and normalises with the others all the same.
 #[test]
 fn batches_normalised_over_all_ranks_train_as_one_rank_does() {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use candle_core::Tensor;
 
 use super::spread::Spread;
 use super::{Figure, Report};
@@ -10,7 +11,7 @@ use crate::data::augment::SampleName;
 use crate::data::transform::Workplace;
 use crate::data::{Loader, LoaderConfig, MicroBatch, Preprocessor, Samples, Transform};
 use crate::error::{Error, Result};
-use crate::recipe::{OnBadImage, TransformKind};
+use crate::recipe::{Decode, OnBadImage, TransformKind};
 
 /// What is measured.
 pub struct DataPath<'a, S> {
@@ -19,6 +20,7 @@ pub struct DataPath<'a, S> {
     pub rows: usize,
     pub preprocessor: &'a Preprocessor,
     pub kind: TransformKind,
+    pub decode: Decode,
     /// Thread counts of the loader, one row of the table each.
     pub threads: &'a [usize],
     pub rounds: usize,
@@ -33,7 +35,7 @@ const SEED: u64 = 42;
 /// Errors: a picture that cannot be decoded; a shard that cannot be read.
 pub fn data<S: Samples + Clone>(what: &DataPath<S>) -> Result<Report> {
     let mut report = Report::new("data", &["stage", "us/image", "images/s", "MB/s", "x 1 thread"]);
-    let transform = Transform::new(what.preprocessor, what.kind);
+    let transform = Transform::new(what.preprocessor, what.kind).decoded(what.decode);
     let files = (0..what.rows)
         .map(|row| what.samples.encoded(row))
         .collect::<Result<Vec<Bytes>>>()?;
@@ -45,6 +47,7 @@ pub fn data<S: Samples + Clone>(what: &DataPath<S>) -> Result<Report> {
         "transform",
         format!("{:?} to {width} x {height}", what.kind).to_lowercase(),
     );
+    report.setting("decode", format!("{:?}", what.decode).to_lowercase());
     report.setting("rounds", format!("{}, median [least-most]", what.rounds));
 
     let stages = stages(what, &transform, &files)?;
@@ -56,27 +59,31 @@ pub fn data<S: Samples + Clone>(what: &DataPath<S>) -> Result<Report> {
     }
     drop(files);
 
-    let mut one_thread: Option<(f64, u64)> = None;
+    let mut expected = None;
+    let mut one_thread = None;
     for &threads in what.threads {
+        // This round is not timed: looking at samples takes longer than making them.
+        let mut bits = Fingerprint::new();
+        whole(what, &transform, threads, |pixels| bits.add(pixels))?;
+        if bits.0 != *expected.get_or_insert(bits.0) {
+            return Err(Error::usage(
+                format!("{threads} threads made other samples than {} did", what.threads[0]),
+                "this is a bug of dtrain, please report it",
+            ));
+        }
         let mut times = Vec::new();
-        for round in 0..=what.rounds {
-            let (seconds, bits) = whole(what, &transform, threads)?;
-            if round > 0 {
-                times.push(seconds);
-            }
-            let (_, expected) = *one_thread.get_or_insert((seconds, bits));
-            if bits != expected {
-                return Err(Error::usage(
-                    format!("{threads} threads made other samples than {} did", what.threads[0]),
-                    "this is a bug of dtrain, please report it",
-                ));
-            }
+        for _ in 0..what.rounds {
+            // A batch is let go before the next one is taken, as a step does; its memory is used again.
+            times.push(whole(what, &transform, threads, |pixels| {
+                std::hint::black_box(pixels);
+                Ok(())
+            })?);
         }
         let seconds = Spread::of(times);
-        if threads == what.threads[0] {
-            one_thread = one_thread.map(|(_, bits)| (seconds.median, bits));
+        if threads == 1 {
+            one_thread = Some(seconds.median);
         }
-        let base = one_thread.filter(|_| what.threads[0] == 1).map(|(seconds, _)| seconds);
+        let base = one_thread.filter(|_| what.threads[0] == 1);
         let name = format!("loader, {threads} thread{}", if threads == 1 { "" } else { "s" });
         report.row(row(name, seconds, what.rows, megabytes, base));
     }
@@ -137,8 +144,13 @@ fn stages<S: Samples>(what: &DataPath<S>, transform: &Transform, files: &[Bytes]
     Ok(times.map(Spread::of))
 }
 
-/// Seconds that a loader takes for all rows, and a fingerprint of what it made.
-fn whole<S: Samples + Clone>(what: &DataPath<S>, transform: &Transform, threads: usize) -> Result<(f64, u64)> {
+/// Seconds that a loader takes for all rows; `look` sees every batch.
+fn whole<S: Samples + Clone>(
+    what: &DataPath<S>,
+    transform: &Transform,
+    threads: usize,
+    mut look: impl FnMut(&Tensor) -> Result<()>,
+) -> Result<f64> {
     let rows: Vec<u32> = (0..what.rows as u32).collect();
     let batches: Vec<MicroBatch> = rows
         .chunks(BATCH)
@@ -158,16 +170,24 @@ fn whole<S: Samples + Clone>(what: &DataPath<S>, transform: &Transform, threads:
             feed: None,
         },
     )?;
-    let mut made = Vec::new();
     while let Some(batch) = loader.next()? {
-        made.push(batch.pixels_bchw);
+        look(&batch.pixels_bchw)?;
     }
-    let seconds = begun.elapsed().as_secs_f64();
-    let mut bits = 0xcbf2_9ce4_8422_2325u64;
-    for pixels in made {
+    Ok(begun.elapsed().as_secs_f64())
+}
+
+/// Of samples, bit for bit: FNV-1a.
+struct Fingerprint(u64);
+
+impl Fingerprint {
+    fn new() -> Fingerprint {
+        Fingerprint(0xcbf2_9ce4_8422_2325)
+    }
+
+    fn add(&mut self, pixels: &Tensor) -> Result<()> {
         for value in pixels.flatten_all()?.to_vec1::<f32>()? {
-            bits = (bits ^ u64::from(value.to_bits())).wrapping_mul(0x0000_0100_0000_01b3);
+            self.0 = (self.0 ^ u64::from(value.to_bits())).wrapping_mul(0x0000_0100_0000_01b3);
         }
+        Ok(())
     }
-    Ok((seconds, bits))
 }

@@ -5,6 +5,7 @@
 
 mod allreduce;
 mod data;
+mod loading;
 mod machine;
 mod parts;
 mod report;
@@ -14,6 +15,7 @@ mod whole;
 
 pub use allreduce::{AllReduce, allreduce};
 pub use data::{DataPath, data};
+pub use loading::{Loading, loading};
 pub use machine::Machine;
 pub use report::{Figure, Report, Table};
 pub use spread::Spread;

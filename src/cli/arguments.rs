@@ -2,6 +2,8 @@
 
 mod aids;
 
+mod table;
+
 use std::path::PathBuf;
 
 use clap::Args;
@@ -10,7 +12,7 @@ use serde::Serialize;
 use aids::Aids;
 
 use super::typed::{boolean, max_steps, warmup_steps};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::recipe::{
     AdapterFormat, Decode, DeviceChoice, EvalTransform, ImageCache, Interval, Layer, Method, OnBadImage, Precision,
     Recipe, Reporter, Schedule, ShuffleMode, TransformKind, named, resolve,
@@ -282,22 +284,5 @@ impl TrainArguments {
         };
         layers.push(Layer::flags(self.values.table()?));
         resolve(&layers)
-    }
-}
-
-impl Values {
-    /// What was typed, as a table of recipe keys.
-    fn table(&self) -> Result<toml::Table> {
-        let mut table = toml::Table::try_from(self)
-            .map_err(|e| Error::usage(format!("a flag's value is no text: {e}"), "use names in UTF-8"))?;
-        // Trainer's way to say "do not resume".
-        if let Some(toml::Value::String(from)) = table.get("resume_from_checkpoint") {
-            match from.to_ascii_lowercase().as_str() {
-                "true" => drop(table.insert("resume_from_checkpoint".to_owned(), "true".into())),
-                "false" | "none" => drop(table.remove("resume_from_checkpoint")),
-                _ => (),
-            }
-        }
-        Ok(table)
     }
 }

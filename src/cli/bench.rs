@@ -1,11 +1,16 @@
 //! `dtrain bench`: measures the parts of a run on this machine.
 
+mod loading;
+mod loose_files;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use clap::{Args, Subcommand};
+
+use loading::LoadingArguments;
+use loose_files::loose_files;
 
 use super::train::start_threads;
 use super::{cores, say};
@@ -15,7 +20,7 @@ use crate::data::{Columns, Dataset, Preprocessor, Samples};
 use crate::error::{Error, IoContext, Result};
 use crate::model::{LoraConfig, Training};
 use crate::ops::device::{NodeRank, Placement, open};
-use crate::recipe::{DeviceChoice, Method, Precision, TransformKind};
+use crate::recipe::{Decode, DeviceChoice, Method, Precision, TransformKind};
 
 /// What `dtrain bench` takes.
 #[derive(Args, Debug)]
@@ -34,6 +39,8 @@ pub struct BenchArguments {
 enum What {
     /// Read, decode, transform: by stage, and by number of threads
     Data(DataArguments),
+    /// Batches as a run gets them, from a dataset that may be larger than memory; also under mpirun
+    Loader(LoadingArguments),
     /// Forward, backward, optimizer, whole and by kind of layer: times, operations, bytes, share of the machine's ceilings
     Step(StepArguments),
     /// The sum over ranks by size, in nccl-tests' columns; start it with mpirun
@@ -54,6 +61,8 @@ struct DataArguments {
     images: u32,
     #[arg(long, default_value = "train")]
     transform: TransformKind,
+    #[arg(long, default_value = "exact")]
+    decode: Decode,
     /// Directory of a model, whose preprocessor_config.json says size, mean and deviation [default: 224 px, 0.5, 0.5]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -110,15 +119,16 @@ struct WholeArguments {
     arguments: Vec<String>,
 }
 
-/// Measures and prints. Under mpirun every rank takes part in `allreduce`; the others are for one process.
+/// Measures and prints. Under mpirun every rank takes part in `allreduce` and `loader`; the others are for one process.
 pub fn run(arguments: &BenchArguments) -> ExitCode {
     let rounds = arguments.rounds as usize;
     job(|collective| {
         let report = match &arguments.what {
             What::Allreduce(what) => what.measure(rounds, collective)?,
+            What::Loader(what) => what.measure(&**collective)?,
             _ if collective.world() > 1 => {
                 return Err(Error::usage(
-                    "only `bench allreduce` measures several ranks",
+                    "only `bench allreduce` and `bench loader` measure several ranks",
                     "start this one without mpirun (`bench train` has --ranks)",
                 ));
             }
@@ -138,13 +148,7 @@ pub fn run(arguments: &BenchArguments) -> ExitCode {
 
 impl DataArguments {
     fn measure(&self, rounds: usize) -> Result<Report> {
-        let preprocessor = match &self.model {
-            Some(dir) => Preprocessor::read(dir)?,
-            None => Preprocessor::parse(
-                r#"{"size": 224, "resample": 2, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}"#,
-            )
-            .expect("our own configuration"),
-        };
+        let preprocessor = preprocessor(self.model.as_deref())?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = match self.threads.as_slice() {
             [] => (0..).map(|power| 1 << power).take_while(|n| *n <= cores).collect(),
@@ -183,11 +187,21 @@ impl DataArguments {
             rows,
             preprocessor,
             kind: self.transform,
+            decode: self.decode,
             threads,
             rounds,
         })?;
         report.setting("source", self.source.display());
         Ok(report)
+    }
+}
+
+/// The model's, or the usual one.
+fn preprocessor(model: Option<&Path>) -> Result<Preprocessor> {
+    const USUAL: &str = r#"{"size": 224, "resample": 2, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}"#;
+    match model {
+        Some(dir) => Preprocessor::read(dir),
+        None => Ok(Preprocessor::parse(USUAL).expect("our own configuration")),
     }
 }
 
@@ -260,41 +274,4 @@ impl WholeArguments {
             rounds,
         })
     }
-}
-
-/// The files of a folder that has images directly in it, in memory.
-#[derive(Clone)]
-struct LooseFiles(Arc<[(String, Bytes)]>);
-
-impl Samples for LooseFiles {
-    fn encoded(&self, row: usize) -> Result<Bytes> {
-        Ok(self.0[row].1.clone())
-    }
-
-    fn label(&self, _row: usize) -> u32 {
-        0
-    }
-
-    fn origin(&self, row: usize) -> String {
-        self.0[row].0.clone()
-    }
-}
-
-/// Empty if `folder` is something else, such as a dataset. Errors: a file in it cannot be read.
-fn loose_files(folder: &Path) -> Result<LooseFiles> {
-    let mut files = Vec::new();
-    if folder.is_dir() {
-        let entries = std::fs::read_dir(folder).at("read", folder)?;
-        let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-        paths.retain(|path| {
-            let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-            ["jpg", "jpeg", "png", "webp", "bmp", "gif"].contains(&extension.to_ascii_lowercase().as_str())
-        });
-        paths.sort();
-        for path in paths {
-            let bytes = std::fs::read(&path).at("read", &path)?;
-            files.push((path.display().to_string(), Bytes::from(bytes)));
-        }
-    }
-    Ok(LooseFiles(files.into()))
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::model::Model;
-use crate::recipe::{Interval, Method, Precision};
+use crate::recipe::{Decode, Interval, Method, Precision};
 use crate::train::{Inputs, Run, memory};
 
 /// The report; its `Display` ends with a line feed.
@@ -60,8 +60,16 @@ impl<'a> Preflight<'a> {
             (None, None) => "no validation samples".to_owned(),
         };
         format!(
-            "{}\n{} training samples ({}), {validation}",
-            recipe.dataset, self.run.train_samples, recipe.train_split
+            "{}\n{} training samples ({}), {validation}\n{}{}",
+            recipe.dataset,
+            self.run.train_samples,
+            recipe.train_split,
+            self.inputs.shuffling,
+            match recipe.decode {
+                Decode::Exact => "",
+                Decode::Fast =>
+                    "\ndecoded fast: pictures that shrink much are decoded smaller, so that pixels are not Pillow's",
+            }
         )
     }
 
@@ -156,9 +164,10 @@ impl fmt::Display for Preflight<'_> {
             recipe.gradient_accumulation_steps
         );
         let estimate = memory::estimate(run, &self.inputs.model, &self.inputs.preprocessor);
+        let host = bytes(estimate.host + self.inputs.shuffling.filled(run.world));
         let memory = match estimate.gpu {
-            None => format!("about {} a rank", bytes(estimate.host)),
-            Some(gpu) => format!("about {} a rank, and {} on its GPU", bytes(estimate.host), bytes(gpu)),
+            None => format!("about {host} a rank"),
+            Some(gpu) => format!("about {host} a rank, and {} on its GPU", bytes(gpu)),
         };
         section(f, "model", &self.model())?;
         section(f, "dataset", &self.dataset())?;

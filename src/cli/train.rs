@@ -11,7 +11,7 @@ use crate::collective::{Collective, job, with_devices};
 use crate::error::{Error, Result};
 use crate::ops::device::{NodeRank, Placement, open};
 use crate::recipe::Recipe;
-use crate::train::{self, Inputs, Splits};
+use crate::train::{self, Inputs, Shuffling, Splits};
 
 /// Whether a run that was decided is carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,9 @@ pub fn carry_out(recipe: Recipe, depth: Depth, collective: &Arc<dyn Collective>)
     };
     let Decided { run, mut notes } = decide(recipe, &facts, opened.device)?;
     start_threads(run.threads)?;
-    let inputs = Inputs::open(&run.recipe, &places, splits, Placement::new(&run.device, run.precision))?;
+    let shuffling = Shuffling::plan(&run.recipe, &splits.train, run.global_batch);
+    let placement = Placement::new(&run.device, run.precision);
+    let inputs = Inputs::open(&run.recipe, &places, splits, shuffling, placement)?;
     notes.extend(found);
     if collective.rank() == 0 {
         say(&Preflight::new(&run, &inputs, &opened.note, &notes).to_string());

@@ -1,6 +1,7 @@
 //! Batches of normalized samples, made ahead of the step by threads of their own.
 //!
 //! Work is handed out picture by picture, over several batches, so that no thread and no step waits for one slow picture.
+//! Files are read ahead by further threads, so that none that decodes waits for a disk.
 //! Batches come in the order of the plan. The number of threads changes nothing about what is in them.
 //! What is read and in which order is decided by others (`Dataset`, `order`); here it is only carried out.
 
@@ -139,6 +140,9 @@ impl LoaderStatistics {
     }
 }
 
+/// What a thread does.
+type Work = fn(&Queue, &dyn Samples, &LoaderConfig);
+
 pub struct Loader {
     queue: Arc<Queue>,
     size: (usize, usize),
@@ -178,12 +182,14 @@ impl Loader {
             loader.feeder = Some(feeder.map_err(|e| refused("the thread that feeds the device".to_owned(), e))?);
         }
         let samples: Arc<dyn Samples> = Arc::new(samples);
-        for number in 0..config.threads.max(1) {
+        let decoding = (0..config.threads.max(1)).map(|number| (format!("decode {number}"), worker::work as Work));
+        let reading = (0..queue::READERS).map(|number| (format!("read {number}"), queue::read as Work));
+        for (name, work) in decoding.chain(reading) {
             let (queue, samples, config) = (queue.clone(), samples.clone(), config.clone());
             let thread = std::thread::Builder::new()
-                .name(format!("decode {number}"))
-                .spawn(move || worker::work(&queue, &*samples, &config))
-                .map_err(|e| refused(format!("decoding thread {number}"), e))?;
+                .name(name.clone())
+                .spawn(move || work(&queue, &*samples, &config))
+                .map_err(|e| refused(format!("the thread `{name}`"), e))?;
             loader.threads.push(thread);
         }
         Ok(loader)

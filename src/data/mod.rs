@@ -22,7 +22,9 @@ pub use demo::{DemoDataset, DemoSubject, write_demo_dataset};
 pub use device_pictures::{DevicePictures, DeviceRoom, kept_bytes};
 pub use loader::{BadImage, Batch, Feed, FeedShape, Loader, LoaderConfig, LoaderStatistics, Samples};
 pub use mixing::Mixing;
-pub use order::{Draw, EpochOrder, MicroBatch, Order, Pairing, Plan, evaluation_share};
+pub use order::{
+    Access, BlockShuffle, Blocks, Draw, EpochOrder, Lanes, MicroBatch, Order, Pairing, Plan, evaluation_share,
+};
 pub use pictures::{PictureCache, PictureSizes};
 pub use preprocessor::Preprocessor;
 pub use source::{Columns, Dataset, Description, Source, SplitDescription, is_image, usable_memory};

@@ -3,16 +3,22 @@
 //! The optimizer step is defined by the global batch; ranks and micro-batches only cut it up. So the number of ranks does
 //! not change what is trained, and a resumed run needs only the step that it begins with. Reading is left to the loader.
 
+mod blocks;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::rng::{Purpose, Stream};
+
+pub use blocks::{Access, BlockShuffle, Blocks, Lanes};
 
 /// The order of the samples within an epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Another permutation in every epoch, named by the seed.
     Shuffled { seed: u64 },
+    /// Another permutation in every epoch, of rows that are read block by block.
+    Blocks(BlockShuffle),
     /// That of the dataset.
     AsStored,
     /// Drawn with replacement, each class as often as any other: torch's WeightedRandomSampler with weights 1 / samples of
@@ -123,12 +129,10 @@ impl Order {
             Order::AsStored => (0..samples as u32).map(Draw::from).collect(),
             Order::Shuffled { seed } => {
                 let mut draws: Vec<Draw> = (0..samples as u32).map(Draw::from).collect();
-                let stream = stream(seed);
-                for last in (1..draws.len()).rev() {
-                    draws.swap(last, stream.below(last as u32, last as u64 + 1) as usize);
-                }
+                blocks::shuffle(&mut draws, 0, &stream(seed));
                 draws
             }
+            Order::Blocks(shuffle) => shuffle.of_epoch(epoch).into_iter().map(Draw::from).collect(),
             Order::Balanced { seed, classes } => {
                 let stream = stream(seed);
                 let below = |number: u32, n: usize| stream.below(number, n as u64) as usize;

@@ -17,7 +17,7 @@ use super::stop::StopRequests;
 use super::trainer::Trainer;
 use super::{Run, output, resume};
 use crate::collective::{Collective, host, same_everywhere};
-use crate::data::{Dataset, Loader, Mixing};
+use crate::data::{Dataset, Loader, Mixing, Order};
 use crate::error::Result;
 use crate::model::Model;
 use crate::ops::storage;
@@ -45,7 +45,8 @@ impl<'a> Trainer<'a> {
         let recipe = &run.recipe;
         let stop = StopRequests::listen()?;
         let Inputs {
-            splits,
+            mut splits,
+            shuffling,
             mut model,
             preprocessor,
             class_weights,
@@ -70,11 +71,14 @@ impl<'a> Trainer<'a> {
         if recipe.sync_batch_norm {
             model.normalize_over(ranks.clone());
         }
-        let plan = plan(recipe, &splits.train, collective.world());
-        let epochs = run
-            .total_steps
-            .saturating_sub(state.global_step)
-            .div_ceil(run.steps_per_epoch.max(1));
+        let plan = plan(recipe, splits.train.len(), collective.world(), &shuffling);
+        shuffling.prepare(&mut splits, collective);
+        let steps_left = run.total_steps.saturating_sub(state.global_step);
+        let epochs = match plan.order {
+            // Pictures whose files are too many for memory are not looked at to find out whether they fit.
+            Order::Blocks(_) => 0,
+            _ => steps_left.div_ceil(run.steps_per_epoch.max(1)),
+        };
         let loading = Loading::decide(run, &splits, &preprocessor, &model, epochs, collective)?;
         let objective = Objective::new(recipe.label_smoothing_factor, class_weights, &splits.train, &plan);
         let micro_batches = plan.of_rank(collective.rank(), state.global_step..run.total_steps);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::class_weights::class_weights;
+use super::shuffling::Shuffling;
 use crate::data::{Columns, Dataset, Preprocessor, Source, TestSize};
 use crate::error::{Error, Result};
 use crate::model::{Activations, LoadReport, LoraConfig, Model, Training};
@@ -26,6 +27,7 @@ pub struct Splits {
 /// A model, loaded, with what goes into it.
 pub struct Inputs {
     pub splits: Splits,
+    pub shuffling: Shuffling,
     pub model: Model,
     /// How the files of the model, and of the adapter that it starts from, fitted.
     pub loaded: Vec<LoadReport>,
@@ -118,7 +120,13 @@ impl Splits {
 
 impl Inputs {
     /// Errors: the model or adapter is missing or does not fit.
-    pub fn open(recipe: &Recipe, places: &Places, splits: Splits, placement: impl Into<Placement>) -> Result<Inputs> {
+    pub fn open(
+        recipe: &Recipe,
+        places: &Places,
+        splits: Splits,
+        shuffling: Shuffling,
+        placement: impl Into<Placement>,
+    ) -> Result<Inputs> {
         let class_weights = class_weights(&recipe.class_weights, &splits.train)?;
         let path = places.model.as_path();
         let preprocessor = Preprocessor::read(path)?;
@@ -150,6 +158,7 @@ impl Inputs {
         }
         Ok(Inputs {
             splits,
+            shuffling,
             model,
             loaded,
             preprocessor,

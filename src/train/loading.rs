@@ -31,8 +31,8 @@ impl Loading {
         collective: &dyn Collective,
     ) -> Result<Loading> {
         let (recipe, world) = (&run.recipe, collective.world());
-        let train_transform = Transform::new(preprocessor, recipe.train_transform);
-        let eval_transform = Transform::of_evaluation(preprocessor, recipe.eval_transform);
+        let train_transform = Transform::new(preprocessor, recipe.train_transform).decoded(recipe.decode);
+        let eval_transform = Transform::of_evaluation(preprocessor, recipe.eval_transform).decoded(recipe.decode);
         // Where samples are mixed, a partner at either end may come with them.
         let mixing = Mixing::of(recipe);
         let partners = if mixing.is_some() { 2 } else { 0 };

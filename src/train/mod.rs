@@ -22,6 +22,7 @@ mod whole;
 mod health;
 pub mod memory;
 mod picture_memory;
+mod shuffling;
 mod bad_images;
 mod stop;
 
@@ -33,6 +34,7 @@ pub use evaluate::{Evaluation, Evaluator};
 pub use finish::Summary;
 pub use inputs::{Inputs, Places, Splits, columns};
 pub use run::{Run, When};
+pub use shuffling::Shuffling;
 pub use whole::directory as whole_directory;
 
 use crate::collective::Collective;

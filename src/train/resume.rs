@@ -33,6 +33,8 @@ const FIXED: &[&str] = &[
     "data_seed",
     "shuffle",
     "balanced_sampling",
+    "shuffle_mode",
+    "data_memory_gb",
     "sync_batch_norm",
     "ema_decay",
 ];

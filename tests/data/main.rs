@@ -1,5 +1,6 @@
 //! Datasets: from files to rows, as datasets 5.2.0 reads them.
 
+mod blocks;
 #[path = "../common/mod.rs"]
 mod common;
 mod damage;

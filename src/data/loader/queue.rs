@@ -1,7 +1,13 @@
 //! The batches in the making: who decodes which picture next, and which batch is ready.
 
+mod ahead;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+use ahead::Ahead;
+pub(super) use ahead::{Planned, READERS, read};
+use bytes::Bytes;
 
 use super::feed::Feed;
 use super::unfinished::{Destination, Finished, Unfinished};
@@ -15,6 +21,8 @@ pub(super) struct Queue {
     state: Mutex<State>,
     /// Something to decode may be there, or the end.
     work: Condvar,
+    /// Something to read may be there, or the end.
+    reading: Condvar,
     /// The front batch may be ready, or the end.
     ready: Condvar,
     sample_len: usize,
@@ -26,6 +34,8 @@ pub(super) struct Queue {
 struct State {
     /// None: no more batches will be begun.
     plan: Option<Box<dyn Iterator<Item = MicroBatch> + Send>>,
+    /// What comes after `batches`.
+    ahead: Ahead,
     /// In the order of the plan; the front one is delivered next.
     batches: VecDeque<Unfinished>,
     /// Number of the front batch, counted from the start.
@@ -42,6 +52,8 @@ struct State {
 pub(super) struct Task {
     pub epoch: u32,
     pub draw: Draw,
+    /// The file, if it was read ahead.
+    pub encoded: Option<Bytes>,
     pub destination: Destination,
     pub place: Place,
 }
@@ -69,6 +81,7 @@ impl Queue {
         Queue {
             state: Mutex::new(State {
                 plan: Some(plan),
+                ahead: Ahead::default(),
                 batches: VecDeque::new(),
                 front: 0,
                 closed: false,
@@ -77,6 +90,7 @@ impl Queue {
                 statistics: LoaderStatistics::default(),
             }),
             work: Condvar::new(),
+            reading: Condvar::new(),
             ready: Condvar::new(),
             sample_len,
             most_batches,
@@ -103,6 +117,7 @@ impl Queue {
                 return Some(Task {
                     epoch: batch.epoch,
                     draw: batch.draws[at],
+                    encoded: batch.files[at].take(),
                     destination,
                     place: Place {
                         batch: front + index as u64,
@@ -110,11 +125,13 @@ impl Queue {
                     },
                 });
             }
-            if state.plan.is_some() && state.batches.len() >= self.most_batches {
+            if state.has_more() && state.batches.len() >= self.most_batches {
                 state = wait(&self.work, state);
                 continue;
             }
-            state.plan.as_ref()?;
+            if !state.has_more() {
+                return None;
+            }
             let staging = match &self.feed {
                 None => None,
                 Some(feed) => match feed.take_staging() {
@@ -125,19 +142,19 @@ impl Queue {
                     }
                 },
             };
-            // Whoever waits for work or for an (empty) batch looks again.
-            match state.plan.as_mut()?.next() {
-                Some(micro_batch) => {
-                    let batch = Unfinished::begin(micro_batch, self.sample_len, staging);
+            match state.next_planned() {
+                Some(planned) => {
+                    let batch = Unfinished::begin(planned, self.sample_len, staging);
                     state.batches.push_back(batch);
                 }
                 None => {
-                    state.plan = None;
                     if let (Some(feed), Some(staging)) = (&self.feed, staging) {
                         feed.return_staging(staging);
                     }
                 }
             }
+            // Whoever waits for work, for files to read or for an (empty) batch looks again.
+            self.reading.notify_all();
             self.work.notify_all();
             self.ready.notify_all();
         }
@@ -178,7 +195,7 @@ impl Queue {
             }
             match state.batches.front() {
                 Some(front) if front.missing == 0 => break state.batches.pop_front(),
-                None if state.plan.is_none() => break None,
+                None if !state.has_more() => break None,
                 _ => {}
             }
             state = wait(&self.ready, state);
@@ -222,6 +239,8 @@ impl Queue {
         state.closed = true;
         state.plan = None;
         state.batches.clear();
+        state.ahead.clear();
+        self.reading.notify_all();
         self.work.notify_all();
         self.ready.notify_all();
     }

@@ -3,9 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::Partners;
+use super::queue::Planned;
+use crate::data::Draw;
 use crate::data::transform::StagedSample;
-use crate::data::{Draw, MicroBatch};
 use crate::error::Error;
 use crate::ops::parts::{Part, Whole, parts};
 use crate::ops::staging::Staging;
@@ -17,6 +20,8 @@ pub(super) struct Unfinished {
     own: Option<Range<usize>>,
     /// Of draws that nobody has taken, the next one last.
     pub parts: Vec<Destination>,
+    /// Read ahead, until they are taken.
+    pub files: Vec<Option<Bytes>>,
     values: Values,
     /// Of each draw that is decoded: its label, and what a device needs of it.
     pub made: Vec<Option<(u32, Option<StagedSample>)>>,
@@ -53,7 +58,8 @@ pub(super) enum Contents {
 
 impl Unfinished {
     /// To be made in `staging`, or as samples of `sample_len` values.
-    pub fn begin(micro_batch: MicroBatch, sample_len: usize, staging: Option<Staging>) -> Unfinished {
+    pub fn begin(planned: Planned, sample_len: usize, staging: Option<Staging>) -> Unfinished {
+        let Planned { micro_batch, files, .. } = planned;
         let draws = micro_batch.draws;
         let (values, mut parts) = match staging {
             None => {
@@ -72,6 +78,7 @@ impl Unfinished {
         Unfinished {
             epoch: micro_batch.epoch,
             parts,
+            files,
             values,
             made: draws.iter().map(|_| None).collect(),
             missing: draws.len(),

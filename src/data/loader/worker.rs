@@ -3,6 +3,8 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use bytes::Bytes;
+
 use super::queue::{Made, Queue, Task};
 use super::unfinished::Destination;
 use super::{BadImage, LoaderConfig, LoaderStatistics, Samples};
@@ -33,6 +35,7 @@ fn take_tasks(queue: &Queue, samples: &dyn Samples, config: &LoaderConfig) -> st
     while let Some(Task {
         epoch,
         draw,
+        encoded,
         destination,
         place,
     }) = queue.take()
@@ -45,7 +48,12 @@ fn take_tasks(queue: &Queue, samples: &dyn Samples, config: &LoaderConfig) -> st
                 epoch,
                 sample: draw.name(),
             };
-            let source = Source { samples, config, row };
+            let source = Source {
+                samples,
+                config,
+                row,
+                read: encoded,
+            };
             let made = match destination {
                 Destination::Sample(part) => source.sample(name, part, &mut workplace, &mut spent),
                 Destination::Staging(staging) => source.staged(name, &staging, &mut workplace, &mut spent),
@@ -81,6 +89,8 @@ struct Source<'a> {
     samples: &'a dyn Samples,
     config: &'a LoaderConfig,
     row: usize,
+    /// Its file, if it was read ahead.
+    read: Option<Bytes>,
 }
 
 type Result = std::result::Result<(Option<StagedSample>, Durations), Error>;
@@ -93,7 +103,7 @@ impl Source<'_> {
         let picture = match cache.and_then(|cache| cache.get(self.row)) {
             Some(whole) => Picture::Kept(whole),
             None => {
-                encoded = self.samples.encoded(self.row)?;
+                encoded = self.encoded()?;
                 spent.bytes = encoded.len() as u64;
                 match cache {
                     Some(cache) => Picture::ToKeep(&encoded, cache, self.row),
@@ -123,7 +133,7 @@ impl Source<'_> {
             (Some(whole), _) => Stageable::OnDevice(whole),
             (None, Some(whole)) => Stageable::Kept(whole),
             (None, None) => {
-                encoded = self.samples.encoded(self.row)?;
+                encoded = self.encoded()?;
                 spent.bytes = encoded.len() as u64;
                 let row = self.row;
                 Stageable::Encoded(&encoded, Keeping { row, host, device })
@@ -134,6 +144,10 @@ impl Source<'_> {
             .stage(picture, name, workplace, staging)
             .map(|(staged, durations)| (Some(staged), durations))
             .map_err(|what| self.undecodable(what))
+    }
+
+    fn encoded(&self) -> std::result::Result<Bytes, Error> {
+        self.read.clone().map_or_else(|| self.samples.encoded(self.row), Ok)
     }
 
     fn undecodable(&self, what: String) -> Error {

@@ -14,6 +14,7 @@ use super::arrow_columns::{Buffers, Place, locate};
 use super::arrow_messages::{Batch, damaged, exact, messages};
 use super::features::{Columns, Features, StoredColumn, StoredKind};
 use super::shard::{Cell, Labels, Table};
+use super::table_shard::Stretch;
 use crate::error::{Error, IoContext, Result};
 
 /// One Arrow file.
@@ -83,7 +84,7 @@ impl ArrowShard {
                 image_column: chosen.image,
                 label_column: chosen.label,
                 other_columns: others,
-                classes: chosen.classes,
+                classes: chosen.classes.map(Into::into),
             },
             batches,
             starts,
@@ -109,6 +110,24 @@ impl ArrowShard {
             }
         }
         Ok(shard)
+    }
+
+    /// Its record batches.
+    pub fn stretches(&self) -> Vec<Stretch> {
+        let values = self.image_bytes.as_ref().or(self.image_path.as_ref());
+        let bytes = |batch: &Batch| {
+            values.map_or(0, |place| {
+                let data = &batch.buffers[place.buffer + 2];
+                data.end - data.start
+            })
+        };
+        self.batches
+            .iter()
+            .map(|batch| Stretch {
+                rows: batch.rows as u32,
+                bytes: bytes(batch),
+            })
+            .collect()
     }
 
     /// The labels of some rows.

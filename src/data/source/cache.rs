@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Result;
 
 /// Blocks `V` under keys `K`.
 pub(super) struct BlockCache<K, V> {
-    budget_bytes: usize,
+    budget_bytes: AtomicUsize,
     held: Mutex<Held<K, V>>,
 }
 
@@ -33,13 +34,18 @@ struct Slot<V> {
 impl<K: Copy + Eq + Hash, V> BlockCache<K, V> {
     pub fn new(budget_bytes: usize) -> Self {
         BlockCache {
-            budget_bytes,
+            budget_bytes: AtomicUsize::new(budget_bytes),
             held: Mutex::new(Held {
                 slots: HashMap::new(),
                 bytes: 0,
                 uses: 0,
             }),
         }
+    }
+
+    /// Changes the budget; blocks that exceed it go when the next one comes.
+    pub fn limit(&self, budget_bytes: usize) {
+        self.budget_bytes.store(budget_bytes, Ordering::Relaxed);
     }
 
     /// The block `key`, which `read` makes, together with its size in bytes, if it is not there. An error is not kept.
@@ -76,7 +82,7 @@ impl<K: Copy + Eq + Hash, V> BlockCache<K, V> {
             held.bytes = held.bytes - slot.bytes + bytes;
             slot.bytes = bytes;
         }
-        while held.bytes > self.budget_bytes {
+        while held.bytes > self.budget_bytes.load(Ordering::Relaxed) {
             let read = held
                 .slots
                 .iter()
@@ -99,7 +105,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::sync::Barrier;
-    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::sync::atomic::Ordering::SeqCst;
 
     use super::*;
     use crate::error::Error;

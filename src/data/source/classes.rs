@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::opened::Opened;
 use super::shard::{Labels, Shard};
+use super::threads;
 use crate::error::{Error, Result};
 
 impl Opened {
@@ -30,7 +31,7 @@ impl Opened {
                 "use shards of one dataset only",
             ));
         }
-        Ok(first.classes.clone())
+        Ok(first.classes.as_ref().map(|classes| classes.to_vec()))
     }
 
     /// Without declared names: the texts that occur, sorted, or the numbers up to the largest one. All splits count, so
@@ -38,9 +39,10 @@ impl Opened {
     fn classes_of_all_splits(&self) -> Result<Vec<String>> {
         let mut labels = Vec::new();
         for split in &self.layout.splits {
-            for shard in self.shards_of(&split.name)? {
-                labels.push(shard.labels(0..shard.rows())?);
-            }
+            let shards = self.shards_of(&split.name)?;
+            labels.extend(threads::each(shards.len(), |number| {
+                self.labels_of(&shards[number], 0..shards[number].rows())
+            })?);
         }
         class_names(&self.layout.path, labels.iter())
     }
@@ -55,21 +57,28 @@ impl Opened {
             .collect();
         let mut classes = Vec::new();
         for range in wanted {
-            for (number, shard) in self.shards.iter().enumerate() {
-                let (start, end) = (self.starts[number], self.starts[number + 1]);
-                let (from, to) = (range.start.max(start), range.end.min(end));
-                if from >= to {
-                    continue;
-                }
+            let parts: Vec<(&Shard, Range<usize>)> = (self.shards.iter().enumerate())
+                .map(|(number, shard)| {
+                    let (start, end) = (self.starts[number], self.starts[number + 1]);
+                    let part = range.start.clamp(start, end) - start..range.end.clamp(start, end) - start;
+                    (shard, part)
+                })
+                .filter(|(_, part)| !part.is_empty())
+                .collect();
+            let labels = threads::each(parts.len(), |number| {
+                let (shard, part) = &parts[number];
+                self.labels_of(shard, part.clone())
+            })?;
+            for ((shard, part), labels) in parts.into_iter().zip(labels) {
                 let wrong = |place: usize, what: String| {
                     Error::dataset(
                         &self.layout.path,
-                        format!("{}: {what}", shard.origin(from - start + place)),
+                        format!("{}: {what}", shard.origin(part.start + place)),
                         "correct the label, or choose other rows, another split or another --label-column-name",
                     )
                 };
                 let last = self.classes.len().saturating_sub(1);
-                match shard.labels(from - start..to - start)? {
+                match labels {
                     Labels::Numbers(numbers) => {
                         for (place, number) in numbers.into_iter().enumerate() {
                             classes.push(match number {

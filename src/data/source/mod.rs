@@ -13,6 +13,7 @@ mod description;
 mod features;
 mod folder;
 mod image_folders;
+mod index;
 mod keywords;
 mod layout;
 mod memory;
@@ -27,6 +28,10 @@ mod place;
 mod saved;
 mod shard;
 mod shard_names;
+mod stored_labels;
+mod stretches;
+mod table_shard;
+mod threads;
 mod walk;
 
 use std::fmt;
@@ -108,6 +113,7 @@ impl Dataset {
         }
         opened.classes = opened.class_names()?;
         let labels = opened.labels(&wanted)?;
+        opened.index.keep();
         Ok(Dataset {
             classes: opened.classes.clone().into(),
             opened: Arc::new(opened),

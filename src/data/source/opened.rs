@@ -6,16 +6,20 @@ use std::sync::Arc;
 
 use super::features::Columns;
 use super::folder::Folder;
+use super::index::Index;
 use super::layout::{Kind, Layout};
 use super::memory;
 use super::parquet::Pages;
-use super::shard::Shard;
+use super::shard::{Labels, Shard};
+use super::table_shard::{TableShard, Wanted};
+use super::threads;
 use crate::error::{Error, Result};
 
 /// What clones and selections of a dataset share.
 pub(super) struct Opened {
     pub layout: Layout,
-    pub columns: Columns,
+    wanted: Arc<Wanted>,
+    pub index: Index,
     /// All splits, where the dataset is an image folder.
     pub folder: Option<Folder>,
     /// Shards of the splits that are open.
@@ -31,27 +35,42 @@ pub(super) struct Opened {
 impl Opened {
     /// No split is open yet.
     pub fn new(layout: Layout, columns: &Columns) -> Result<Opened> {
+        let index = match layout.kind {
+            Kind::Images => Index::none(),
+            Kind::Tables => Index::of(&layout.root, columns, layout.features.as_ref()),
+        };
+        Opened::with_index(layout, columns, index)
+    }
+
+    pub fn with_index(layout: Layout, columns: &Columns, index: Index) -> Result<Opened> {
+        let folder = match layout.kind {
+            Kind::Images => Some(Folder::open(&layout, columns)?),
+            Kind::Tables => None,
+        };
         Ok(Opened {
-            columns: columns.clone(),
-            folder: match layout.kind {
-                Kind::Images => Some(Folder::open(&layout, columns)?),
-                Kind::Tables => None,
-            },
-            layout,
-            shards: Vec::new(),
-            starts: vec![0],
-            splits: BTreeMap::new(),
-            classes: Vec::new(),
-            pages: Pages::new(memory::cache_bytes()),
+            folder,
+            index,
+            ..Opened::empty(layout, columns)
         })
     }
 
     /// The same for an image folder that was read.
     pub fn of_folder(layout: Layout, folder: Folder, columns: &Columns) -> Opened {
         Opened {
-            layout,
-            columns: columns.clone(),
             folder: Some(folder),
+            ..Opened::empty(layout, columns)
+        }
+    }
+
+    fn empty(layout: Layout, columns: &Columns) -> Opened {
+        Opened {
+            wanted: Arc::new(Wanted {
+                columns: columns.clone(),
+                features: layout.features.clone(),
+            }),
+            layout,
+            index: Index::none(),
+            folder: None,
             shards: Vec::new(),
             starts: vec![0],
             splits: BTreeMap::new(),
@@ -73,15 +92,16 @@ impl Opened {
             opened.starts.push(opened.rows() + shard.rows());
             opened.shards.push(shard);
         };
-        if self.folder.is_some() {
-            self.shards_of(&name)?.into_iter().for_each(|shard| open(self, shard));
-        } else {
-            for file in &split.files {
-                if needed.is_some_and(|needed| self.rows() - first >= needed) {
-                    break;
+        match needed.filter(|_| self.folder.is_none()) {
+            None => self.shards_of(&name)?.into_iter().for_each(|shard| open(self, shard)),
+            Some(needed) => {
+                for file in &split.files {
+                    if self.rows() - first >= needed {
+                        break;
+                    }
+                    let shard = self.open_shard(file)?;
+                    open(self, shard);
                 }
-                let shard = self.open_shard(file)?;
-                open(self, shard);
             }
         }
         let rows = first..self.rows();
@@ -106,11 +126,25 @@ impl Opened {
                 .collect());
         }
         let files = &self.layout.split(split)?.files;
-        files.iter().map(|file| self.open_shard(file)).collect()
+        threads::each(files.len(), |number| self.open_shard(&files[number]))
     }
 
     pub fn open_shard(&self, file: &str) -> Result<Shard> {
-        Shard::open(&self.layout.root, file, &self.columns, self.layout.features.as_ref())
+        let path = self.layout.root.join(file);
+        let shard = match self.index.shard(&path, file, &self.wanted) {
+            Some(known) => known,
+            None => TableShard::open(path, file, self.wanted.clone())?,
+        };
+        Ok(Shard::Table(Box::new(shard)))
+    }
+
+    /// Labels of a shard's rows; what is learned in passing goes into the index.
+    pub fn labels_of(&self, shard: &Shard, rows: Range<usize>) -> Result<Labels> {
+        let labels = shard.labels(rows)?;
+        if let Shard::Table(shard) = shard {
+            self.index.learn(shard);
+        }
+        Ok(labels)
     }
 
     /// Shard of a row, and its place in it.

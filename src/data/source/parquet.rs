@@ -13,7 +13,7 @@ use parquet::column::page::PageReader;
 use parquet::column::reader::ColumnReaderImpl;
 use parquet::data_type::{AsBytes, BoolType, ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
 use parquet::errors::{ParquetError, Result as ParquetResult};
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::ChunkReader;
 use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::schema::types::ColumnDescPtr;
@@ -23,6 +23,7 @@ use super::features::{Columns, Features};
 use super::parquet_columns::ParquetColumns;
 use super::parquet_file::{self, Pieces, guarded};
 use super::shard::{Cell, Labels, Table};
+use super::table_shard::Stretch;
 use crate::error::{Error, Result};
 
 /// One Parquet file.
@@ -63,7 +64,7 @@ impl ParquetShard {
                 image_column: found.chosen.image,
                 label_column: found.chosen.label,
                 other_columns: found.others,
-                classes: found.chosen.classes,
+                classes: found.chosen.classes.map(Into::into),
             },
             page_starts: metadata.row_groups().iter().map(|_| OnceLock::new()).collect(),
             metadata,
@@ -72,6 +73,19 @@ impl ParquetShard {
             image_bytes: found.image_bytes,
             image_path: found.image_path,
         })
+    }
+
+    /// Its row groups.
+    pub fn stretches(&self) -> Vec<Stretch> {
+        let image = self.image_bytes.or(self.image_path);
+        let bytes = |group: &RowGroupMetaData| image.map_or(0, |leaf| group.column(leaf).uncompressed_size().max(0));
+        let groups = self.metadata.row_groups().iter();
+        groups
+            .map(|group| Stretch {
+                rows: group.num_rows() as u32,
+                bytes: bytes(group) as u64,
+            })
+            .collect()
     }
 
     /// The labels of some rows: the label column of the row groups that they lie in.

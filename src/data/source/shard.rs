@@ -6,15 +6,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::arrow::ArrowShard;
-use super::features::{Columns, Features};
 use super::folder::FolderShard;
-use super::parquet::{Pages, ParquetShard};
+use super::parquet::Pages;
+use super::table_shard::TableShard;
 use crate::error::{Error, Result};
 
 pub(super) enum Shard {
-    Parquet(ParquetShard),
-    Arrow(ArrowShard),
+    Table(Box<TableShard>),
     Folder(Arc<FolderShard>),
 }
 
@@ -35,6 +33,7 @@ pub(super) enum Cell {
 }
 
 /// What a file says about itself and its columns.
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Table {
     /// Where it lies.
     pub path: PathBuf,
@@ -46,31 +45,20 @@ pub(super) struct Table {
     /// Columns that are not read.
     pub other_columns: Vec<String>,
     /// Declared class names.
-    pub classes: Option<Vec<String>>,
+    pub classes: Option<Arc<[String]>>,
 }
 
 impl Shard {
-    /// Opens `name` below `root`; reads its metadata, none of its rows.
-    pub fn open(root: &Path, name: &str, columns: &Columns, features: Option<&Features>) -> Result<Shard> {
-        let path = root.join(name);
-        if name.ends_with(".arrow") {
-            return ArrowShard::open(path, name, columns, features).map(Shard::Arrow);
-        }
-        ParquetShard::open(path, name, columns, features).map(Shard::Parquet)
-    }
-
     pub fn rows(&self) -> usize {
         match self {
-            Shard::Parquet(shard) => shard.table.rows,
-            Shard::Arrow(shard) => shard.table.rows,
+            Shard::Table(shard) => shard.table.rows,
             Shard::Folder(shard) => shard.files.len(),
         }
     }
 
     pub fn table(&self) -> Option<&Table> {
         match self {
-            Shard::Parquet(shard) => Some(&shard.table),
-            Shard::Arrow(shard) => Some(&shard.table),
+            Shard::Table(shard) => Some(&shard.table),
             Shard::Folder(_) => None,
         }
     }
@@ -79,16 +67,14 @@ impl Shard {
     pub fn origin(&self, row: usize) -> String {
         match self {
             Shard::Folder(shard) => shard.files[row].clone(),
-            Shard::Parquet(shard) => format!("{} row {row}", shard.table.name),
-            Shard::Arrow(shard) => format!("{} row {row}", shard.table.name),
+            Shard::Table(shard) => format!("{} row {row}", shard.table.name),
         }
     }
 
     /// The labels of some rows; reads nothing but them.
     pub fn labels(&self, rows: Range<usize>) -> Result<Labels> {
         match self {
-            Shard::Parquet(shard) => shard.labels(rows),
-            Shard::Arrow(shard) => shard.labels(rows),
+            Shard::Table(shard) => shard.labels(rows),
             Shard::Folder(shard) => Ok(shard.labels(rows)),
         }
     }
@@ -102,8 +88,7 @@ impl Shard {
             what,
         };
         let cell = match self {
-            Shard::Parquet(shard) => shard.image(row, index, pages)?,
-            Shard::Arrow(shard) => shard.image(row)?,
+            Shard::Table(shard) => shard.image(row, index, pages)?,
             Shard::Folder(shard) => {
                 let bytes = std::fs::read(root.join(&shard.files[row])).map(Bytes::from);
                 return bytes.map_err(|error| bad(format!("cannot be read: {error}")));
