@@ -5,19 +5,23 @@
 //
 // sum_of_squares_partial(squares, strange, g, n), launch::gradient_norm(n)
 //   squares[parts] f64: Σ g² of 4096 values each; strange[parts] u32: is one of them not finite?
-// adamw_prepare(state, constants, squares, strange, parts, rates, rate_count, max_norm, beta1, beta2, weight_decay,
+// adamw_prepare(state, constants, squares, strange, parts, rates, rate_count, step, max_norm, beta1, beta2, weight_decay,
 //               growth, backoff, interval), one block of 256 threads
-//   state[8] f64, kept over the run (and in checkpoints):
-//     [0] steps done t          [1] loss scale           [2] good steps since the scale changed
+//   state[9] f64, kept over the run:
+//     [0] updates done t        [1] loss scale           [2] good steps since the scale changed
 //     [3] norm of the unscaled gradient before clipping  [4] steps skipped in all
 //     [5] 1 if this step is skipped, else 0              [6] learning rate of this step
 //     [7] factor on the gradient: clipping over loss scale
+//     [8] micro-batches whose losses step_loss has noted since the last call; 0 afterwards
 //   A step with a gradient that is not finite is skipped: constants[0] = 0, and [0] stays. The loss scale then follows
 //   torch.amp.GradScaler: times `backoff` after a skipped step, times `growth` after `interval` good ones in a row; interval
 //   0 leaves it alone (no loss scaling: state[1] = 1).
-//   The learning rate is rates[min(t, rate_count - 1)] f64, t counted before this step. max_norm 0: no clipping, else the
-//   factor is min(1, max_norm / (norm + 1e-6)) as torch.nn.utils.clip_grad_norm_ has it.
-//   constants[8] f32: [0] 1 = apply, [1] gradient factor, [2] 1 - lr·wd, [3] 1-β₁, [4] β₂, [5] 1-β₂, [6] lr/(1-β₁ᵗ), [7] √(1-β₂ᵗ)
+//   The learning rate is rates[min(step - skipped, rate_count - 1)] f64, both counted before this step. max_norm 0: no clipping,
+//   else the factor is min(1, max_norm / (norm + 1e-6)) as torch.nn.utils.clip_grad_norm_ has it.
+//   constants[9] f32: [0] 1 = apply, [1] gradient factor, [2] 1 - lr·wd, [3] 1-β₁, [4] β₂, [5] 1-β₂, [6] lr/(1-β₁ᵗ), [7] √(1-β₂ᵗ),
+//   [8] the loss scale of the next step
+// step_loss(state, sums, count, losses, b), one block of 256 threads
+//   sums[state[8]] f64 = Σ losses[b] f32, and state[8] moves on; nothing is written from sums[count] on.
 // adamw_T(p, m, v, copy, g, decayed, constants, epsilon, n), launch::eights(n)
 //   p (values), m, v (moments) [n] f32 in place: the order of operations is torch.optim.AdamW's, the bits are those of
 //   ops::adamw. Bit i of decayed[⌈n/32⌉] u32: does value i decay? copy[n] T: p again, rounded, for the products; may be null.
@@ -50,7 +54,7 @@ EXPORT(sum_of_squares_partial)
 
 extern "C" __global__ void __launch_bounds__(256)
     adamw_prepare(double *state, float *constants, const double *squares, const unsigned *strange, unsigned parts,
-                  const double *rates, unsigned rate_count, double max_norm, double beta1, double beta2,
+                  const double *rates, unsigned rate_count, uint64_t step, double max_norm, double beta1, double beta2,
                   double weight_decay, double growth, double backoff, unsigned interval) {
     double total = 0.0;
     unsigned bad = 0;
@@ -65,13 +69,15 @@ extern "C" __global__ void __launch_bounds__(256)
     double scale = state[1], norm = sqrt(total) / scale;
     double clip = max_norm > 0.0 ? fmin(1.0, max_norm / (norm + 1e-6)) : 1.0;
     double t = state[0] + (skip ? 0.0 : 1.0);
-    double rate = rate_count ? rates[min(unsigned(state[0]), rate_count - 1)] : 0.0;
+    uint64_t moved = step - uint64_t(state[4]);
+    double rate = rate_count ? rates[min(moved, uint64_t(rate_count - 1))] : 0.0;
     state[0] = t;
     state[3] = norm;
     state[4] += skip ? 1.0 : 0.0;
     state[5] = skip ? 1.0 : 0.0;
     state[6] = rate;
     state[7] = clip / scale;
+    state[8] = 0.0;
     if (interval > 0) {
         double good = skip ? 0.0 : state[2] + 1.0;
         if (skip) scale *= backoff;
@@ -91,8 +97,21 @@ extern "C" __global__ void __launch_bounds__(256)
     constants[5] = float(1.0 - beta2);
     constants[6] = skip ? 0.0f : float(rate / (1.0 - pow(beta1, t)));
     constants[7] = skip ? 1.0f : float(sqrt(1.0 - pow(beta2, t)));
+    constants[8] = float(state[1]);
 }
 EXPORT(adamw_prepare)
+
+extern "C" __global__ void __launch_bounds__(256)
+    step_loss(double *state, double *sums, unsigned count, const float *losses, unsigned b) {
+    double total = 0.0;
+    for (unsigned i = threadIdx.x; i < b; i += 256) total += double(losses[i]);
+    total = block_sum(total);
+    if (threadIdx.x != 0) return;
+    unsigned which = unsigned(state[8]);
+    if (which < count) sums[which] = total;
+    state[8] = double(which + 1);
+}
+EXPORT(step_loss)
 
 namespace {
 

@@ -46,9 +46,23 @@ pub trait Collective: Send + Sync {
     fn local(&self) -> LocalRank;
     /// Replaces `values` on every rank by the element-wise sum over the ranks.
     fn sum_f32(&self, values: &mut [f32]) -> Result<()>;
-    /// The same for a contiguous f32 tensor, wherever it lies.
+    /// The same for a contiguous f32 tensor, wherever it lies. On a GPU it is asked for, behind all work that was asked for
+    /// before and ahead of what follows.
     fn sum_tensor(&self, values: &Tensor) -> Result<()> {
         storage::update(values, |values| self.sum_f32(values))?
+    }
+    /// May sums of tensors run beside other work of the device?
+    fn sums_overlap(&self) -> bool {
+        false
+    }
+    /// Asks for the sum of a tensor, behind what was asked for before; what is asked for later may run beside it and must not
+    /// touch it before [`Collective::join_sums`].
+    fn begin_sum(&self, values: &Tensor) -> Result<()> {
+        self.sum_tensor(values)
+    }
+    /// What is asked for from now on comes after all sums that were begun.
+    fn join_sums(&self) -> Result<()> {
+        Ok(())
     }
     /// The same in f64: losses, counts, metrics.
     fn sum_f64(&self, values: &mut [f64]) -> Result<()>;
@@ -56,6 +70,13 @@ pub trait Collective: Send + Sync {
     fn broadcast(&self, bytes: &mut [u8], root: usize) -> Result<()>;
     /// Returns when every rank has arrived.
     fn barrier(&self) -> Result<()>;
+    /// Waits until `is_done`, for work of this rank's device that may itself be waiting for other ranks.
+    fn wait(&self, is_done: &mut dyn FnMut() -> Result<bool>) -> Result<()> {
+        while !is_done()? {
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        Ok(())
+    }
     /// Has some rank called [`Collective::silent_ranks`]? Whoever waits outside of these calls asks now and then.
     fn given_up(&self) -> bool {
         false

@@ -1,8 +1,9 @@
 //! NCCL for gradients on GPUs; all other traffic stays with the collective that the ranks met by (MPI).
 //!
-//! The communicator does not block: its creation and every sum are asked for and then waited for in a loop that also looks
-//! at NCCL's own errors, at the clock and at what the other ranks say. So a rank that is lost or stuck ends the job on all
-//! ranks, by name. The sum runs on a stream of its own, ordered behind the device's stream and before what follows there.
+//! The communicator does not block: its creation and every sum are asked for, and who waits for them or for what comes after
+//! them does so in a loop that also looks at NCCL's own errors, at the clock and at what the other ranks say. So a rank
+//! that is lost or stuck ends the job on all ranks, by name. Sums run on a stream of their own, ordered behind the device's
+//! stream and before what follows there.
 
 use std::ffi::CStr;
 use std::sync::{Arc, Mutex};
@@ -102,7 +103,7 @@ impl Nccl {
         Ok(nccl)
     }
 
-    fn sum_on_gpu(&self, values: &Tensor) -> Result<()> {
+    fn begin_on_gpu(&self, values: &Tensor) -> Result<()> {
         let place = memory::contiguous(values)?;
         if place.dtype != DType::F32 {
             return Err(refused(
@@ -119,7 +120,7 @@ impl Nccl {
                 .and_then(|()| cuda::cuStreamWaitEvent(self.stream, self.before, 0).result())
         }
         .map_err(|error| refused("ordering streams", &explain(error)))?;
-        // SAFETY: the operand holds `count` f32, read and written in place, and is held until the sum is waited for.
+        // SAFETY: the operand holds `count` f32, read and written in place; what is freed in the device's stream is freed behind the sum.
         let code = unsafe {
             sys::ncclAllReduce(
                 place.address() as *const _,
@@ -131,23 +132,17 @@ impl Nccl {
                 self.stream as sys::cudaStream_t,
             )
         };
-        self.settle(SUM, code)?;
-        // SAFETY: as above; what is asked for on the device's stream from now on comes after the sum.
+        self.settle(SUM, code)
+    }
+
+    fn follow_sums(&self) -> Result<()> {
+        // SAFETY: streams and events are alive; what is asked for on the device's stream from now on comes after the sums.
         unsafe {
             cuda::cuEventRecord(self.after, self.stream)
                 .result()
                 .and_then(|()| cuda::cuStreamWaitEvent(self.gpu.stream(), self.after, 0).result())
         }
-        .map_err(|error| refused("ordering streams", &explain(error)))?;
-        // SYNC: a rank that is lost would leave this one waiting in a call that nothing ends; here it looks around.
-        self.wait(SUM, || {
-            // SAFETY: the event is alive.
-            match unsafe { cuda::cuEventQuery(self.after) } {
-                cuda::CUresult::CUDA_SUCCESS => Ok(true),
-                cuda::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
-                other => Err(refused("the GPU", &explain(driver::DriverError(other)))),
-            }
-        })
+        .map_err(|error| refused("ordering streams", &explain(error)))
     }
 
     fn communicator(&self) -> Result<sys::ncclComm_t> {
@@ -161,7 +156,7 @@ impl Nccl {
     fn settle(&self, call: &str, code: Code) -> Result<()> {
         match code {
             Code::ncclSuccess => Ok(()),
-            Code::ncclInProgress => self.wait(call, || {
+            Code::ncclInProgress => self.await_with_care(call, &mut || {
                 let (mut state, communicator) = (Code::ncclSuccess, self.communicator()?);
                 // SAFETY: the communicator is alive; `state` is written.
                 unsafe { sys::ncclCommGetAsyncError(communicator, &mut state) };
@@ -171,7 +166,8 @@ impl Nccl {
         }
     }
 
-    fn wait(&self, what: &str, mut is_done: impl FnMut() -> Result<bool>) -> Result<()> {
+    /// Waits, looking around: a rank that is lost would leave this one in a wait that nothing ends.
+    fn await_with_care(&self, what: &str, is_done: &mut dyn FnMut() -> Result<bool>) -> Result<()> {
         let mut waiting = Waiting::begin(Instant::now());
         loop {
             if is_done()? {
@@ -244,9 +240,27 @@ impl Collective for Nccl {
 
     fn sum_tensor(&self, values: &Tensor) -> Result<()> {
         match values.device() {
-            Device::Cuda(_) if values.elem_count() > 0 => self.sum_on_gpu(values),
+            Device::Cuda(_) if values.elem_count() > 0 => {
+                self.begin_on_gpu(values)?;
+                self.follow_sums()
+            }
             _ => self.control.sum_tensor(values),
         }
+    }
+
+    fn sums_overlap(&self) -> bool {
+        true
+    }
+
+    fn begin_sum(&self, values: &Tensor) -> Result<()> {
+        match values.device() {
+            Device::Cuda(_) if values.elem_count() > 0 => self.begin_on_gpu(values),
+            _ => self.control.sum_tensor(values),
+        }
+    }
+
+    fn join_sums(&self) -> Result<()> {
+        self.follow_sums()
     }
 
     fn sum_f32(&self, values: &mut [f32]) -> Result<()> {
@@ -263,6 +277,10 @@ impl Collective for Nccl {
 
     fn barrier(&self) -> Result<()> {
         self.control.barrier()
+    }
+
+    fn wait(&self, is_done: &mut dyn FnMut() -> Result<bool>) -> Result<()> {
+        self.await_with_care(SUM, is_done)
     }
 
     fn given_up(&self) -> bool {
@@ -287,7 +305,7 @@ impl Drop for Nccl {
         if std::thread::panicking() {
             return;
         }
-        // SAFETY: taken, so nobody uses it afterwards; everything asked for is done, because each sum is waited for.
+        // SAFETY: taken, so nobody uses it afterwards; everything asked for is done, because a run's last step is waited for.
         unsafe {
             let mut state = sys::ncclCommFinalize(communicator);
             let begun = Instant::now();

@@ -1,5 +1,7 @@
 //! One process alone: every sum is already there.
 
+use candle_core::Tensor;
+
 use super::{Collective, LocalRank};
 use crate::error::Result;
 
@@ -19,6 +21,11 @@ impl Collective for Single {
     }
 
     fn sum_f32(&self, _values: &mut [f32]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Wherever it lies, it stays there.
+    fn sum_tensor(&self, _values: &Tensor) -> Result<()> {
         Ok(())
     }
 

@@ -162,6 +162,19 @@ impl Model {
         }
     }
 
+    /// The same; `is_final_from` is told, again and again, from which place on the flat gradients will not change any more. At
+    /// the end they are final everywhere.
+    pub fn backward_telling(
+        &mut self,
+        dlogits_bc: &Tensor,
+        is_final_from: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<()> {
+        match self {
+            Model::Vit(vit) => vit.backward_telling(dlogits_bc, is_final_from),
+            Model::ResNet(resnet) => resnet.backward(dlogits_bc),
+        }
+    }
+
     /// pixels[b,c,h,w] → logits [b,classes], keeping nothing.
     pub fn infer(&self, pixels_bchw: &Tensor) -> Result<Tensor> {
         match self {

@@ -44,6 +44,7 @@ pub struct Vit {
     pub(super) parameters: Parameters,
     embeddings: Embeddings,
     pub(super) blocks: Vec<Block>,
+    starts: Vec<usize>, // of each block's parameters in the flat buffers
     norm: LayerNorm,
     classifier: Linear,
     /// Every tensor of the model under its file name; views of the layers' weights.
@@ -148,6 +149,15 @@ impl Vit {
 
     /// Adds the gradients of one [`Vit::forward`], given the loss's gradient with respect to its logits [b,classes].
     pub fn backward(&mut self, dlogits_bc: &Tensor) -> Result<()> {
+        self.backward_telling(dlogits_bc, &mut |_| Ok(()))
+    }
+
+    /// The same; `is_final_from` is told from which place on the flat gradients will not change any more.
+    pub fn backward_telling(
+        &mut self,
+        dlogits_bc: &Tensor,
+        is_final_from: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<()> {
         if dlogits_bc.dims()[0] == 0 {
             return Ok(());
         }
@@ -180,7 +190,9 @@ impl Vit {
                 true => Below::NotNeeded,
                 false => Below::Needed,
             };
-            match block.backward(dx, block_kept, names.as_ref(), below)? {
+            let next = block.backward(dx, block_kept, names.as_ref(), below)?;
+            is_final_from(self.starts[i])?;
+            match next {
                 Some(next) => dx = next,
                 None => return Ok(()),
             }
@@ -229,6 +241,7 @@ impl Vit {
             report,
         } = build::assemble(&config, training, source, seed, &placement)?;
         let vit = Vit {
+            starts: parameters.starts(blocks.len(), |layer| format!("encoder.layer.{layer}.")),
             config,
             training: training.clone(),
             compute: placement.compute,

@@ -26,7 +26,6 @@ pub struct Decayed {
     /// In order.
     ranges: Vec<Range<usize>>,
     /// On a GPU: bit i of word i/32 says it of value i.
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     bits: Option<Tensor>,
 }
 
@@ -45,6 +44,11 @@ impl Decayed {
             }
         };
         Ok(Decayed { ranges, bits })
+    }
+
+    /// On a GPU: a bit for each value.
+    pub fn bits(&self) -> Option<&Tensor> {
+        self.bits.as_ref()
     }
 }
 
@@ -122,8 +126,8 @@ impl Constants {
 
     /// In the order of kernels/adamw.cu; the gradients are clipped and unscaled already.
     #[cfg(feature = "cuda")]
-    fn listed(&self) -> [f32; 8] {
-        let (apply, gradient_factor) = (1.0, 1.0);
+    fn listed(&self) -> [f32; 9] {
+        let (apply, gradient_factor, loss_scale) = (1.0, 1.0, 1.0);
         [
             apply,
             gradient_factor,
@@ -133,6 +137,7 @@ impl Constants {
             self.one_minus_beta2,
             self.step_size,
             self.correction,
+            loss_scale,
         ]
     }
 

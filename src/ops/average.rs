@@ -9,12 +9,17 @@ use crate::error::Result;
 const BLOCK: usize = 16 * 1024;
 
 /// mean = decay·mean + (1-decay)·x in place; products and their sum are rounded one by one, as torch and timm do it.
-pub fn average_into(mean_n: &Tensor, x_n: &Tensor, decay: f64) -> Result<()> {
+///
+/// On a GPU it does nothing if `apply` [1] is 0 there: the step was skipped.
+pub fn average_into(mean_n: &Tensor, x_n: &Tensor, decay: f64, apply: Option<&Tensor>) -> Result<()> {
     same_length(mean_n, x_n)?;
     let (decay, rest) = (decay as f32, (1.0 - decay) as f32);
     #[cfg(feature = "cuda")]
     if mean_n.device().is_cuda() {
-        return super::cuda::average::average_into(mean_n, x_n, decay, rest);
+        return super::cuda::average::average_into(mean_n, x_n, decay, rest, apply);
+    }
+    if apply.is_some() {
+        return Err(refused("an average on a CPU that a GPU decides about".into()));
     }
     let x = values(x_n)?;
     update(mean_n, |mean| {

@@ -19,17 +19,12 @@ pub struct CrossEntropy {
 /// `scale` is 1 / samples of the whole optimizer step, so that gradients of micro-batches and ranks just add up.
 /// Errors: a label that is no class.
 pub fn cross_entropy(logits_bc: &Tensor, labels: &[u32], smoothing: f64, scale: f64) -> Result<CrossEntropy> {
-    let (b, c) = logits_bc.dims2()?;
-    if labels.len() != b {
-        return Err(refused(format!("{} labels for {b} rows of logits", labels.len())));
-    }
-    if let Some(label) = labels.iter().find(|label| **label as usize >= c) {
-        return Err(refused(format!("label {label} with only {c} classes")));
-    }
+    let c = classes(logits_bc, labels)?;
     #[cfg(feature = "cuda")]
     if logits_bc.device().is_cuda() {
-        let (losses, dlogits_bc) = super::cuda::step::cross_entropy(logits_bc, labels, smoothing, scale)?;
-        let losses: Vec<f64> = losses.into_iter().map(f64::from).collect();
+        let (losses, dlogits_bc) = super::cuda::step::cross_entropy(logits_bc, labels, smoothing, scale, None)?;
+        // SYNC: whoever wants the losses here waits for them; a run's steps have `cross_entropy_there`.
+        let losses: Vec<f64> = values(&losses)?.iter().map(|loss| f64::from(*loss)).collect();
         return Ok(CrossEntropy {
             sum_loss: losses.iter().sum(),
             losses,
@@ -37,6 +32,7 @@ pub fn cross_entropy(logits_bc: &Tensor, labels: &[u32], smoothing: f64, scale: 
         });
     }
     let logits = values(logits_bc)?;
+    let b = labels.len();
     let mut gradient = Vec::with_capacity(b * c);
     let mut losses = Vec::with_capacity(b);
     for (row, &label) in logits.chunks_exact(c).zip(labels) {
@@ -60,6 +56,37 @@ pub fn cross_entropy(logits_bc: &Tensor, labels: &[u32], smoothing: f64, scale: 
         losses,
         dlogits_bc: tensor(gradient, (b, c))?,
     })
+}
+
+/// The same on a GPU, where the losses [b] stay; gradients are multiplied by `loss_scale` [1], too, which lies there.
+pub fn cross_entropy_there(
+    logits_bc: &Tensor,
+    labels: &[u32],
+    smoothing: f64,
+    scale: f64,
+    loss_scale: &Tensor,
+) -> Result<(Tensor, Tensor)> {
+    classes(logits_bc, labels)?;
+    #[cfg(feature = "cuda")]
+    if logits_bc.device().is_cuda() {
+        return super::cuda::step::cross_entropy(logits_bc, labels, smoothing, scale, Some(loss_scale));
+    }
+    let _ = (smoothing, scale, loss_scale);
+    Err(refused(
+        "a loss that stays on a GPU, of logits that are not there".into(),
+    ))
+}
+
+/// How many there are, if the labels are classes and as many as rows.
+fn classes(logits_bc: &Tensor, labels: &[u32]) -> Result<usize> {
+    let (b, c) = logits_bc.dims2()?;
+    if labels.len() != b {
+        return Err(refused(format!("{} labels for {b} rows of logits", labels.len())));
+    }
+    match labels.iter().find(|label| **label as usize >= c) {
+        Some(label) => Err(refused(format!("label {label} with only {c} classes"))),
+        None => Ok(c),
+    }
 }
 
 #[cfg(test)]

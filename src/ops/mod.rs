@@ -36,6 +36,7 @@ pub mod resample;
 pub mod residual;
 pub mod soft_cross_entropy;
 pub mod staging;
+pub mod step_state;
 pub mod storage;
 pub mod webp;
 

@@ -7,7 +7,7 @@
 
 use candle_core::Tensor;
 
-use super::cross_entropy::{CrossEntropy, cross_entropy};
+use super::cross_entropy::{CrossEntropy, cross_entropy, cross_entropy_there};
 use super::storage::{refused, tensor, values};
 use crate::error::Result;
 
@@ -43,23 +43,15 @@ pub fn soft_cross_entropy(logits_bc: &Tensor, targets: &Targets, scale: f64) -> 
     if mixed.is_none() && weights.is_none() {
         return cross_entropy(logits_bc, labels, smoothing, scale);
     }
-    let (b, c) = logits_bc.dims2()?;
+    let (b, c) = fitting(logits_bc, targets)?;
     let second_labels = mixed.map_or(labels, |mixed| mixed.second_labels);
-    let lengths = [
-        labels.len(),
-        second_labels.len(),
-        mixed.map_or(b, |mixed| mixed.shares.len()),
-    ];
-    if lengths != [b; 3] || weights.is_some_and(|weights| weights.len() != c) {
-        return Err(refused(format!("targets {targets:?} for logits [{b}, {c}]")));
-    }
-    if let Some(label) = labels.iter().chain(second_labels).find(|label| **label as usize >= c) {
-        return Err(refused(format!("label {label} with only {c} classes")));
-    }
     #[cfg(feature = "cuda")]
     if logits_bc.device().is_cuda() {
-        let (losses, dlogits_bc) = super::cuda::soft_cross_entropy::soft_cross_entropy(logits_bc, targets, scale)?;
-        return Ok(summed(losses.into_iter().map(f64::from).collect(), dlogits_bc));
+        let (losses, dlogits_bc) =
+            super::cuda::soft_cross_entropy::soft_cross_entropy(logits_bc, targets, scale, None)?;
+        // SYNC: whoever wants the losses here waits for them; a run's steps have `soft_cross_entropy_there`.
+        let losses = values(&losses)?.iter().map(|loss| f64::from(*loss)).collect();
+        return Ok(summed(losses, dlogits_bc));
     }
     let logits = values(logits_bc)?;
     let mut gradient = Vec::with_capacity(b * c);
@@ -93,6 +85,46 @@ pub fn soft_cross_entropy(logits_bc: &Tensor, targets: &Targets, scale: f64) -> 
         );
     }
     Ok(summed(losses, tensor(gradient, (b, c))?))
+}
+
+/// The same on a GPU, where the losses [b] stay; gradients are multiplied by `loss_scale` [1], too, which lies there.
+pub fn soft_cross_entropy_there(
+    logits_bc: &Tensor,
+    targets: &Targets,
+    scale: f64,
+    loss_scale: &Tensor,
+) -> Result<(Tensor, Tensor)> {
+    if targets.mixed.is_none() && targets.weights.is_none() {
+        return cross_entropy_there(logits_bc, targets.labels, targets.smoothing, scale, loss_scale);
+    }
+    fitting(logits_bc, targets)?;
+    #[cfg(feature = "cuda")]
+    if logits_bc.device().is_cuda() {
+        let loss_scale = Some(loss_scale);
+        return super::cuda::soft_cross_entropy::soft_cross_entropy(logits_bc, targets, scale, loss_scale);
+    }
+    Err(refused(format!("a loss that stays on {:?}", logits_bc.device())))
+}
+
+/// Rows and classes of the logits, if the targets fit them.
+fn fitting(logits_bc: &Tensor, targets: &Targets) -> Result<(usize, usize)> {
+    let Targets {
+        labels, mixed, weights, ..
+    } = *targets;
+    let (b, c) = logits_bc.dims2()?;
+    let second_labels = mixed.map_or(labels, |mixed| mixed.second_labels);
+    let lengths = [
+        labels.len(),
+        second_labels.len(),
+        mixed.map_or(b, |mixed| mixed.shares.len()),
+    ];
+    if lengths != [b; 3] || weights.is_some_and(|weights| weights.len() != c) {
+        return Err(refused(format!("targets {targets:?} for logits [{b}, {c}]")));
+    }
+    if let Some(label) = labels.iter().chain(second_labels).find(|label| **label as usize >= c) {
+        return Err(refused(format!("label {label} with only {c} classes")));
+    }
+    Ok((b, c))
 }
 
 fn summed(losses: Vec<f64>, dlogits_bc: Tensor) -> CrossEntropy {

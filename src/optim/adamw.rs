@@ -29,8 +29,8 @@ impl Default for AdamWConfig {
 
 /// The optimizer and its state: two moments of every value and how many steps were done.
 pub struct AdamW {
-    config: AdamWConfig,
-    decayed: Decayed,
+    pub(super) config: AdamWConfig,
+    pub(super) decayed: Decayed,
     /// Running mean of gradients, [n] f32.
     pub first_moments: Tensor,
     /// Running mean of squared gradients, [n] f32.

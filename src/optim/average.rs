@@ -30,12 +30,12 @@ impl MovingAverage {
         })
     }
 
-    /// Takes the buffers in, which are those that it began with.
-    pub fn update(&self, buffers: &[Tensor]) -> Result<()> {
+    /// Takes the buffers in, which are those that it began with; on a GPU not if `apply` [1] is 0 there.
+    pub fn update(&self, buffers: &[Tensor], apply: Option<&Tensor>) -> Result<()> {
         self.means
             .iter()
             .zip(buffers)
-            .try_for_each(|(mean, buffer)| average_into(mean, buffer, self.decay))
+            .try_for_each(|(mean, buffer)| average_into(mean, buffer, self.decay, apply))
     }
 
     /// Exchanges averages and buffers; once more, and all is as before.

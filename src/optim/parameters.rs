@@ -100,6 +100,20 @@ impl Parameters {
         self.entries.iter().position(|entry| entry.name == name)
     }
 
+    /// Where each of `count` parts begins, whose parameters' names contain what `part` says; of one without parameters, where
+    /// those of the next begin.
+    pub fn starts(&self, count: usize, part: impl Fn(usize) -> String) -> Vec<usize> {
+        let mut starts = vec![self.count(); count];
+        let mut next = self.count();
+        for (which, start) in starts.iter_mut().enumerate().rev() {
+            let part = part(which);
+            let first = self.entries.iter().find(|entry| entry.name.contains(&part));
+            next = first.map_or(next, |first| first.start);
+            *start = next;
+        }
+        starts
+    }
+
     /// View of entry `i`'s values in its shape.
     pub fn value(&self, i: usize) -> Result<Tensor> {
         view(&self.values, &self.entries[i])
@@ -185,6 +199,10 @@ mod tests {
         update(&parameters.gradient(1).unwrap(), |g| g.copy_from_slice(&[3.0, 0.0])).unwrap();
         update(&parameters.gradient(2).unwrap(), |g| g.copy_from_slice(&[0.0, 4.0])).unwrap();
         assert_eq!(parameters.decayed_ranges(), [0..6, 8..10]);
+        assert_eq!(
+            parameters.starts(3, |part| format!("{}.", ["a", "none", "b"][part])),
+            [0, 8, 8]
+        );
         assert_eq!(parameters.clip_gradients(5.5).unwrap(), 5.0);
         assert_eq!(values(&parameters.gradients).unwrap()[6..], [3.0, 0.0, 0.0, 4.0]);
         assert_eq!(parameters.clip_gradients(1.0).unwrap(), 5.0);

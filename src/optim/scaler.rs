@@ -26,9 +26,9 @@ pub enum Gradients {
 }
 
 const FIRST_SCALE: f32 = 65536.0;
-const GROWTH: f32 = 2.0;
-const BACKOFF: f32 = 0.5;
-const CLEAN_STEPS_TO_GROW: u32 = 2000;
+pub(super) const GROWTH: f32 = 2.0;
+pub(super) const BACKOFF: f32 = 0.5;
+pub(super) const CLEAN_STEPS_TO_GROW: u32 = 2000;
 
 impl GradScaler {
     pub fn new() -> Self {
@@ -47,6 +47,11 @@ impl GradScaler {
     /// Steps skipped so far.
     pub fn skipped(&self) -> u64 {
         self.skipped
+    }
+
+    /// Steps without overflow since the scale changed.
+    pub fn clean_steps(&self) -> u32 {
+        self.clean_steps
     }
 
     /// Takes note of a step.

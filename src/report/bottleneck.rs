@@ -95,10 +95,20 @@ pub fn bottleneck(stages: &Stages, supply: &Supply, world: usize, ceilings: Opti
             percent(Stage::Evaluation),
         );
     }
+    let asking = percent(Stage::Forward) + percent(Stage::Backward) + percent(Stage::Optimizer);
+    if stages.spent(Stage::Gpu) > Duration::ZERO {
+        return format!(
+            "Bottleneck: computing, {:.0} % of the time (waiting for the GPU {:.0}, asking for its work {asking:.0}); images could \
+             come at {}, so more or faster GPUs make the run faster.",
+            asking + percent(Stage::Gpu),
+            percent(Stage::Gpu),
+            rate(supply),
+        );
+    }
     format!(
         "Bottleneck: computing, {:.0} % of the time (forward {:.0}, backward {:.0}, optimizer {:.0}){}; images could come at {}, \
          so more or faster cores or GPUs make the run faster.",
-        percent(Stage::Forward) + percent(Stage::Backward) + percent(Stage::Optimizer),
+        asking,
         percent(Stage::Forward),
         percent(Stage::Backward),
         percent(Stage::Optimizer),
@@ -184,6 +194,11 @@ mod tests {
         assert!(computing.contains("computing, 99 %"), "{computing}");
         let waiting = sentence(&[(Forward, 40), (Backward, 40), (AllReduce, 20)], 2);
         assert!(waiting.contains("other ranks"), "{waiting}");
+        let on_gpu = sentence(&[(Forward, 4), (Backward, 6), (Gpu, 90)], 1);
+        assert!(
+            on_gpu.contains("computing, 100 %") && on_gpu.contains("the GPU 90, asking for its work 10"),
+            "{on_gpu}"
+        );
         // A single process sums nothing; what is booked there is bookkeeping.
         assert!(sentence(&[(Forward, 40), (AllReduce, 20)], 1).contains("computing"));
         assert!(sentence(&[(Forward, 40), (Checkpoint, 20)], 1).contains("--save-steps"));

@@ -13,6 +13,8 @@ pub enum Stage {
     /// With waiting for slower ranks.
     AllReduce,
     Optimizer,
+    /// Waiting for it: what is booked on the stages above is then only the time to ask for their work.
+    Gpu,
     Evaluation,
     Checkpoint,
 }
@@ -33,12 +35,13 @@ pub struct Begun {
 }
 
 impl Stage {
-    pub const ALL: [Stage; 7] = [
+    pub const ALL: [Stage; 8] = [
         Stage::WaitForData,
         Stage::Forward,
         Stage::Backward,
         Stage::AllReduce,
         Stage::Optimizer,
+        Stage::Gpu,
         Stage::Evaluation,
         Stage::Checkpoint,
     ];
@@ -50,6 +53,7 @@ impl Stage {
             Stage::Backward => "backward",
             Stage::AllReduce => "all-reduce",
             Stage::Optimizer => "optimizer",
+            Stage::Gpu => "the GPU",
             Stage::Evaluation => "evaluation",
             Stage::Checkpoint => "checkpoint",
         }

@@ -44,6 +44,9 @@ pub fn stages_table(stages: &Stages, supply: &Supply, ceilings: Option<&Ceilings
     let line = |name: &str, seconds: f64| format!("  {name:<16} {seconds:>9.2}   {:>5.1}", 100.0 * seconds / whole);
     for stage in Stage::ALL {
         let seconds = stages.spent(stage).as_secs_f64();
+        if stage == Stage::Gpu && seconds == 0.0 {
+            continue; // a CPU has none
+        }
         table += &line(stage.name(), seconds);
         let least = ceilings.map_or(0.0, |ceilings| ceilings.least(&stages.work(stage)));
         if least > 0.0 && seconds > 0.0 {

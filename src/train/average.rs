@@ -6,6 +6,7 @@ use candle_core::Tensor;
 use super::trainer::Trainer;
 use crate::error::Result;
 use crate::model::Model;
+use crate::optim::{Gradients, Verdict};
 
 /// What is averaged.
 pub fn averaged(model: &Model) -> Vec<Tensor> {
@@ -16,11 +17,13 @@ pub fn averaged(model: &Model) -> Vec<Tensor> {
 }
 
 impl Trainer<'_> {
-    /// After a step that the optimizer did.
-    pub(super) fn update_average(&self) -> Result<()> {
-        match &self.average {
-            Some(average) => average.update(&averaged(&self.model)),
-            None => Ok(()),
+    /// After a step, unless it was skipped, which a GPU knows by itself.
+    pub(super) fn update_average(&self, verdict: &Verdict) -> Result<()> {
+        let Some(average) = &self.average else { return Ok(()) };
+        let apply = self.end.applied()?;
+        match (verdict, &apply) {
+            (Verdict::Known(judgement), None) if judgement.gradients == Gradients::Overflowed => Ok(()),
+            _ => average.update(&averaged(&self.model), apply.as_ref()),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The beginning of a run: everything is checked, agreed on by all ranks, and, when resumed, taken over from a checkpoint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ use crate::data::{Dataset, Loader, Mixing, Order};
 use crate::error::Result;
 use crate::model::Model;
 use crate::ops::storage;
-use crate::optim::{AdamW, AdamWConfig, GradScaler, LearningRate, MovingAverage};
+use crate::optim::{AdamW, AdamWConfig, GradScaler, LearningRate, MovingAverage, StepEnd};
 use crate::recipe::{Precision, Recipe};
 use crate::report::{EventFile, Progress, Stages, TrainerState};
 
@@ -90,6 +90,20 @@ impl<'a> Trainer<'a> {
             label_smoothing: recipe.label_smoothing_factor,
             device: run.device.clone(),
         });
+        let rate = LearningRate {
+            peak: recipe.learning_rate,
+            schedule: recipe.lr_scheduler_type,
+            warmup_steps: run.warmup_steps,
+            total_steps: run.total_steps,
+        };
+        let end = StepEnd::new(
+            model.parameters(),
+            optimizer,
+            scaler,
+            rate,
+            recipe.max_grad_norm,
+            recipe.gradient_accumulation_steps,
+        )?;
         let progress = match collective.rank() {
             0 => Progress::new(run.total_steps, state.global_step),
             _ => Progress::silent(),
@@ -106,18 +120,11 @@ impl<'a> Trainer<'a> {
         Ok(Trainer {
             run,
             collective,
-            optimizer,
+            end,
             average,
-            scaler,
             plan,
             objective,
             mixing: Mixing::of(recipe),
-            rate: LearningRate {
-                peak: recipe.learning_rate,
-                schedule: recipe.lr_scheduler_type,
-                warmup_steps: run.warmup_steps,
-                total_steps: run.total_steps,
-            },
             loader,
             evaluator,
             audit: GradientAudit::new(model.parameters()),
@@ -129,6 +136,7 @@ impl<'a> Trainer<'a> {
             progress,
             events,
             stages: Stages::begin(),
+            pending: VecDeque::new(),
             begun: Instant::now(),
             norm: 0.0,
             seconds_before,

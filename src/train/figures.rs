@@ -1,7 +1,8 @@
 //! What a run measures of itself while it trains: its loss, evaluations, and whether they still get better.
 
 use super::patience::without_progress;
-use super::trainer::{Done, Trainer};
+use super::settle::Done;
+use super::trainer::Trainer;
 use crate::error::Result;
 use crate::report::{EvaluationEntry, LogEntry, LossEntry, Outcome, Stage};
 

@@ -10,7 +10,7 @@ use candle_core::Tensor;
 use crate::data::{Batch, Dataset, Draw, EpochOrder, Pairing, Plan};
 use crate::error::Result;
 use crate::ops::cross_entropy::CrossEntropy;
-use crate::ops::soft_cross_entropy::{Mixed, Targets, soft_cross_entropy};
+use crate::ops::soft_cross_entropy::{Mixed, Targets, soft_cross_entropy, soft_cross_entropy_there};
 
 pub struct Objective {
     smoothing: f64,
@@ -68,7 +68,22 @@ impl Objective {
 
     /// Losses of a batch, not divided, and the gradient of `scale` times their sum.
     pub fn losses(&self, logits_bc: &Tensor, batch: &Batch, scale: f64) -> Result<CrossEntropy> {
-        let targets = Targets {
+        soft_cross_entropy(logits_bc, &self.targets(batch), scale)
+    }
+
+    /// The same on a GPU, where the losses [b] stay; gradients are multiplied by `loss_scale`, too, which lies there.
+    pub fn losses_there(
+        &self,
+        logits_bc: &Tensor,
+        batch: &Batch,
+        scale: f64,
+        loss_scale: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        soft_cross_entropy_there(logits_bc, &self.targets(batch), scale, loss_scale)
+    }
+
+    fn targets<'a>(&'a self, batch: &'a Batch) -> Targets<'a> {
+        Targets {
             labels: &batch.labels,
             mixed: batch.mixture.as_ref().map(|mixture| Mixed {
                 second_labels: &mixture.second_labels,
@@ -76,7 +91,6 @@ impl Objective {
             }),
             smoothing: self.smoothing,
             weights: self.weights.as_deref(),
-        };
-        soft_cross_entropy(logits_bc, &targets, scale)
+        }
     }
 }

@@ -44,7 +44,7 @@ impl Trainer<'_> {
                 &recipe.output_dir,
                 &position,
                 parameters,
-                &self.optimizer,
+                &self.end.optimizer,
                 statistics,
                 self.average.as_ref(),
                 |directory| {
@@ -91,8 +91,8 @@ impl Trainer<'_> {
             world: self.collective.world(),
             global_batch: self.plan.global_batch(),
             train_samples: self.plan.samples,
-            optimizer_steps: self.optimizer.steps,
-            scaler: self.scaler,
+            optimizer_steps: self.end.optimizer.steps,
+            scaler: self.end.scaler,
             seconds: self.seconds(),
             losses: self.losses,
             batches_tracked: self

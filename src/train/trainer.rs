@@ -4,24 +4,29 @@
 //! adds up the gradients of its own samples' losses, every one divided by the number of samples in the whole step (or the sum of their weights: `objective`), so the
 //! sum over micro-batches and ranks is the gradient of the mean. Then all ranks do the same: clip, update, log.
 //! How a model computes, how images are read and how files are written is left to others.
+//!
+//! A step is asked for, then settled: what came of it is read, recorded and logged. On a GPU a step is settled while the next
+//! one is computed, unless something depends on it: then nothing in a step waits for the host, nor the host for a step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use super::Run;
 use super::bad_images::BadImages;
 use super::checkpoint::LossSums;
 use super::evaluate::Evaluator;
+use super::gradient_sum::GradientSum;
 use super::health::{self, GradientAudit};
 use super::objective::Objective;
+use super::settle::Asked;
 use super::stop::StopRequests;
 use crate::collective::Collective;
 use crate::data::{Loader, Mixing, Plan, Preprocessor};
 use crate::error::{Error, Result};
 use crate::model::{DropoutNames, Model};
 use crate::ops::reduce;
-use crate::optim::{AdamW, GradScaler, Gradients, LearningRate, MovingAverage};
-use crate::report::{Begun, EventFile, Now, Outcome, Progress, Stage, Stages, TrainerState};
+use crate::optim::{Gradients, MovingAverage, StepEnd, Verdict};
+use crate::report::{Begun, EventFile, Outcome, Progress, Stage, Stages, TrainerState};
 
 /// A run between two optimizer steps.
 pub struct Trainer<'a> {
@@ -30,15 +35,12 @@ pub struct Trainer<'a> {
     pub(super) model: Model,
     pub(super) preprocessor: Preprocessor,
     pub(super) classes: Vec<String>,
-    pub(super) optimizer: AdamW,
-    /// Only fp16 needs one.
-    pub(super) scaler: Option<GradScaler>,
+    pub(super) end: StepEnd,
     /// None: what is trained is also evaluated and saved.
     pub(super) average: Option<MovingAverage>,
     pub(super) plan: Plan,
     pub(super) objective: Objective,
     pub(super) mixing: Option<Mixing>,
-    pub(super) rate: LearningRate,
     pub(super) loader: Loader,
     pub(super) evaluator: Option<Evaluator>,
     pub(super) audit: GradientAudit,
@@ -52,6 +54,8 @@ pub struct Trainer<'a> {
     /// For TensorBoard; None: not wanted, or not this rank's task, or it could not be written.
     pub(super) events: Option<EventFile>,
     pub(super) stages: Stages,
+    /// Asked for, not settled.
+    pub(super) pending: VecDeque<Asked>,
     pub(super) begun: Instant,
     /// Of the last gradient that was a number.
     pub(super) norm: f64,
@@ -59,36 +63,30 @@ pub struct Trainer<'a> {
     pub(super) seconds_before: f64,
 }
 
-/// What a step did.
-pub(super) struct Done {
-    pub(super) learning_rate: f64,
-    /// Mean over the step's samples, and the gradient's norm before clipping (of the last step that had one, if this one
-    /// overflowed); None if no image could be read.
-    pub(super) result: Option<(f64, f64)>,
-    images: usize,
-    /// Some rank was asked to stop.
-    stop: bool,
-}
-
 impl<'a> Trainer<'a> {
     /// All steps that are left, or as many as bring progress. Errors: [`Error::Stopped`] after a signal, once a checkpoint is written.
     pub fn train(&mut self) -> Result<()> {
         while self.state.global_step < self.run.total_steps && !self.is_out_of_patience() {
-            let step = self.state.global_step;
-            let done = self.step().map_err(|error| error.at_step(step))?;
-            self.record(&done);
-            let step = self.state.global_step;
-            if self.run.logs_at(step) {
-                self.log(&done);
+            let step = self.state.global_step + self.pending.len() as u64;
+            let asked = self.ask(step).map_err(|error| error.at_step(step))?;
+            let step = step + 1;
+            let evaluates = self.evaluator.is_some() && self.run.evaluates_at(step);
+            let saves = self.run.saves_at(step) || asked.stop;
+            let stop = asked.stop;
+            let is_awaited = evaluates || saves || step == self.run.total_steps;
+            let may_wait = usize::from(!is_awaited && matches!(asked.verdict, Some(Verdict::OnGpu(_))));
+            self.pending.push_back(asked);
+            while self.pending.len() > may_wait {
+                self.settle()?;
             }
-            if self.evaluator.is_some() && self.run.evaluates_at(step) {
+            if evaluates {
                 let entry = self.evaluate()?;
                 self.consider_best(&entry);
             }
-            if self.run.saves_at(step) || done.stop {
+            if saves {
                 self.save()?;
             }
-            if done.stop && step < self.run.total_steps && !self.is_out_of_patience() {
+            if stop && step < self.run.total_steps && !self.is_out_of_patience() {
                 // The first rank to leave ends the others, and rank 0 may still be writing.
                 self.collective.barrier()?;
                 return Err(self.stopped());
@@ -98,13 +96,16 @@ impl<'a> Trainer<'a> {
     }
 
     /// One optimizer step.
-    fn step(&mut self) -> Result<Done> {
-        let step = self.state.global_step;
+    fn ask(&mut self, step: u64) -> Result<Asked> {
         let recipe = &self.run.recipe;
         let planned = self.plan.places(step).len();
+        let loss_scale = self.end.loss_scale()?;
         let divisor = self.objective.divisor(&self.plan, step);
-        let (mut loss, mut share, mut images) = (0.0, 0.0, 0);
-        for _ in 0..self.plan.micro_batches(step) {
+        let (mut loss, mut share, mut samples) = (0.0, 0.0, Vec::new());
+        let gradients = self.model.parameters().gradients.clone();
+        let mut sum = GradientSum::new(self.collective, &gradients);
+        let micro_batches = self.plan.micro_batches(step);
+        for micro_batch in 1..=micro_batches {
             let batch = self.stages.time(Stage::WaitForData, || self.loader.next())?;
             let mut batch = batch.expect("the loader has the plan's micro-batches");
             if let Some(mixing) = &self.mixing {
@@ -127,105 +128,75 @@ impl<'a> Trainer<'a> {
                     self.model.forward(&pixels_bchw, Some(&dropout))
                 })
                 .map_err(|error| wants("forward pass", error))?;
-            let scale = self.loss_scale() / divisor;
-            let entropy = self.objective.losses(&logits_bc, &batch, scale)?;
-            health::finite_loss(entropy.sum_loss, step, self.collective, &batch.samples)?;
+            let dlogits_bc = match &loss_scale {
+                Some(loss_scale) => {
+                    let (losses_b, dlogits_bc) =
+                        self.objective
+                            .losses_there(&logits_bc, &batch, 1.0 / divisor, loss_scale)?;
+                    self.end.note_losses(&losses_b)?;
+                    dlogits_bc
+                }
+                None => {
+                    let entropy = self.objective.losses(&logits_bc, &batch, 1.0 / divisor)?;
+                    health::finite_loss(entropy.sum_loss, step, self.collective, &batch.samples)?;
+                    loss += entropy.sum_loss;
+                    entropy.dlogits_bc
+                }
+            };
             self.stages
-                .time(Stage::Backward, || self.model.backward(&entropy.dlogits_bc))
+                .time(Stage::Backward, || {
+                    self.model
+                        .backward_telling(&dlogits_bc, &mut |start| match micro_batch == micro_batches {
+                            true => sum.is_final_from(start),
+                            false => Ok(()),
+                        })
+                })
                 .map_err(|error| wants("backward pass", error))?;
-            loss += entropy.sum_loss;
             share += self.objective.share(&batch.labels);
-            images += batch.samples.len();
+            samples.push(batch.samples);
         }
 
         let parameters = self.model.parameters();
+        let images: usize = samples.iter().map(Vec::len).sum();
         let stop = self.stop.latest().is_some();
         let mut sums = [loss, share, images as f64, f64::from(u8::from(stop))];
         self.stages.time(Stage::AllReduce, || -> Result<()> {
-            self.collective.sum_tensor(&parameters.gradients)?;
+            sum.finish()?;
             self.collective.sum_f64(&mut sums)
         })?;
         let [loss, share, images, stop] = sums;
-        let learning_rate = self.rate.at(step - self.scaler.map_or(0, |scaler| scaler.skipped()));
-        let mut done = Done {
-            learning_rate,
-            result: None,
+        let mut asked = Asked {
+            step,
+            loss,
+            share,
+            samples,
             images: images as usize,
+            verdict: None,
             stop: stop > 0.0,
         };
-        if done.images < planned {
+        if asked.images < planned {
             self.bad_images
                 .tell(self.collective, "training", &self.loader.bad_images())?;
         }
-        if done.images > 0 {
+        if asked.images > 0 {
             let begun = Begun::now();
-            if done.images < planned {
+            if asked.images < planned {
                 reduce::scale(&parameters.gradients, (divisor / share) as f32)?;
             }
-            let norm = parameters.unscale_and_clip_gradients(self.loss_scale(), recipe.max_grad_norm)?;
-            if self.counts(norm)? {
-                let parameters = self.model.parameters();
-                if !self.audit.is_done() {
-                    self.audit.look(parameters, step)?;
+            let mut verdict = self.end.judge(parameters, step, asked.samples.len())?;
+            if !self.audit.is_done() {
+                let judgement = self.read(verdict)?;
+                if judgement.gradients == Gradients::Finite {
+                    self.audit.look(self.model.parameters(), step)?;
                 }
-                self.optimizer.step(parameters, learning_rate)?;
-                self.update_average()?;
-                self.norm = norm;
+                verdict = Verdict::Known(judgement);
             }
-            self.model.parameters().zero_gradients()?;
+            self.end.update(self.model.parameters(), &verdict)?;
+            self.update_average(&verdict)?;
+            asked.verdict = Some(verdict);
             self.stages.book(Stage::Optimizer, begun);
-            done.result = Some((loss / share, self.norm));
         }
-        Ok(done)
-    }
-
-    /// What the loss is multiplied by.
-    fn loss_scale(&self) -> f64 {
-        self.scaler.map_or(1.0, |scaler| scaler.scale().into())
-    }
-
-    /// Is the step done, given the norm of its gradient? In fp16 one that overflowed is skipped, on all ranks, because they
-    /// hold the same sums; otherwise that is an error.
-    fn counts(&mut self, norm: f64) -> Result<bool> {
-        let step = self.state.global_step;
-        let Some(scaler) = &mut self.scaler else {
-            return health::finite_norm(norm, step).map(|()| true);
-        };
-        let gradients = match norm.is_finite() {
-            true => Gradients::Finite,
-            false => Gradients::Overflowed,
-        };
-        scaler.update(gradients);
-        if gradients == Gradients::Overflowed {
-            if scaler.has_collapsed() {
-                return health::finite_norm(norm, step).map(|()| true);
-            }
-            self.progress.say(&format!(
-                "step {} was skipped, its gradients overflowed fp16; the loss scale is now {}",
-                step + 1,
-                scaler.scale()
-            ));
-        }
-        Ok(gradients == Gradients::Finite)
-    }
-
-    fn record(&mut self, done: &Done) {
-        self.state.global_step += 1;
-        self.state.epoch = self.plan.epochs_after(self.state.global_step);
-        if let Some((loss, _)) = done.result {
-            self.losses.since_log += loss;
-            self.losses.steps_since_log += 1;
-            self.losses.whole += loss;
-            self.losses.steps += 1;
-        }
-        self.progress.step(Now {
-            step: self.state.global_step,
-            epoch: self.state.epoch,
-            loss: done.result.map(|(loss, _)| loss),
-            learning_rate: done.learning_rate,
-            images: done.images,
-        });
-        self.tell_bad_images();
+        Ok(asked)
     }
 
     /// Is there anything to evaluate on?

@@ -1,5 +1,5 @@
 //! Runs of the program on GPUs: losses are the CPU's, overflowing steps are skipped by all ranks alike, interrupted runs
-//! resume bit for bit, and the number of ranks changes nothing.
+//! resume bit for bit, the number of ranks changes nothing, and no step waits for the host.
 
 use candle_core::{Device, safetensors};
 
@@ -131,11 +131,13 @@ fn a_run_resumed_in_fp16_ends_bit_for_bit_as_the_uninterrupted_one() {
 #[test]
 fn the_number_of_ranks_changes_nothing() {
     let place = Playground::new(24, 8);
-    for (precision, tolerance) in [("fp32", 1e-5), ("fp16", 1e-3)] {
-        let arguments = ["device=cuda", &format!("precision={precision}")];
-        let one = run(&place, 0, &format!("one {precision}"), &arguments);
+    for (precision, method, tolerance) in [("fp32", "lora", 1e-5), ("fp16", "lora", 1e-3), ("fp32", "full", 1e-5)] {
+        let what = format!("{method} {precision}");
+        let (precision, method) = (format!("precision={precision}"), format!("method={method}"));
+        let arguments = ["device=cuda", "learning-rate=1e-3", &precision, &method];
+        let one = run(&place, 0, &format!("one {what}"), &arguments);
         let half = [&arguments[..], &["per-device-train-batch-size=4"]].concat();
-        let two = run(&place, 2, &format!("two {precision}"), &half);
+        let two = run(&place, 2, &format!("two {what}"), &half);
         for figure in ["loss", "eval_loss"] {
             close(figure, &two.history(figure), &one.history(figure), tolerance);
         }
@@ -245,5 +247,52 @@ fn pictures_kept_anywhere_train_the_same() {
             );
             assert!(kept.adapter() == none.adapter(), "{world} ranks, {cache}");
         }
+    }
+}
+
+/// How often the host waited for all work and for single events, and launches, in a run of so many steps.
+fn counted(place: &Playground, world: usize, steps: usize, more: &[&str]) -> Vec<i64> {
+    let name = format!("counted {world} {steps}");
+    let counts = place.path(&format!("{name}.counts"));
+    let steps = format!("max-steps={steps}");
+    let quiet = [
+        &steps,
+        "eval-strategy=no",
+        "save-strategy=no",
+        "logging-strategy=steps",
+        "logging-steps=1",
+        "device=cuda",
+    ];
+    let output = place
+        .command(world, &name, &[&RUN[..], &quiet, more].concat())
+        .envs(place::environment().iter().map(|(name, value)| (*name, value)))
+        .env("DTRAIN_STAND_IN_GPUS", world.max(1).to_string())
+        .env("DTRAIN_STAND_IN_COUNTS", &counts)
+        .output()
+        .expect("the program starts");
+    let ended = Ended::of(output);
+    assert_eq!(ended.code, Some(0), "{}", ended.text);
+    let text = std::fs::read_to_string(counts).expect("the counts");
+    let line = text.lines().next().expect("a line of every rank");
+    line.split(' ').map(|count| count.parse().unwrap()).collect()
+}
+
+#[test]
+fn no_step_waits_for_all_that_was_asked_for() {
+    if place::is_real() {
+        return;
+    }
+    let place = Playground::new(24, 8);
+    for (world, batch) in [(0, "8"), (2, "4")] {
+        let batch = format!("per-device-train-batch-size={batch}");
+        let arguments = ["precision=fp16", "gradient-accumulation-steps=1", &batch];
+        let (few, many) = (
+            counted(&place, world, 5, &arguments),
+            counted(&place, world, 11, &arguments),
+        );
+        assert_eq!(many[0] - few[0], 0, "waits for all work in 6 steps on {world} ranks");
+        // What came of a step; where images are prepared on the GPU, their staging asks for events of its own.
+        assert!(many[1] - few[1] >= 6, "events awaited in 6 steps on {world} ranks");
+        assert!(many[2] > few[2]);
     }
 }

@@ -90,7 +90,7 @@ fn averages_of_weights_are_timms() {
     let average = MovingAverage::new(0.9, std::slice::from_ref(&values)).unwrap();
     for step in 1..=3 {
         set(&values, &tensor(&format!("average.values{step}"), &[15]));
-        average.update(std::slice::from_ref(&values)).unwrap();
+        average.update(std::slice::from_ref(&values), None).unwrap();
         let mean = average.means()[0].to_vec1::<f32>().unwrap();
         assert_eq!(mean, floats(&format!("average.{step}")), "step {step}");
     }

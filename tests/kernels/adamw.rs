@@ -30,7 +30,7 @@ const FRESH: Before = Before {
 };
 
 pub fn cases() -> Vec<Case> {
-    let mut cases = Vec::new();
+    let mut cases = vec![losses(1), losses(300)];
     for format in Format::REAL {
         for n in [0, 1, 7, 8, 33, 2048, 4095, 12_345] {
             cases.push(step(format, n, FRESH, 0.0, Gradient::Finite));
@@ -151,14 +151,25 @@ fn step(format: Format, n: usize, before: Before, max_norm: f64, kind: Gradient)
         skipped as u32 as f64,
         rate,
         factor,
+        0.0,
     ];
 
     let parts = launch::gradient_norm(n);
     let count = parts.grid[0] as usize;
     let (squares, strange) = (case.output(Format::F64, count), case.output(Format::U32, count));
-    let start = [before.steps, before.loss_scale, before.good, 0.0, 7.0, 0.0, 0.0, 0.0];
+    let start = [
+        before.steps,
+        before.loss_scale,
+        before.good,
+        0.0,
+        7.0,
+        0.0,
+        0.0,
+        0.0,
+        2.0,
+    ];
     let state = case.state(Format::F64, start);
-    let constants = case.output(Format::F32, 8);
+    let constants = case.output(Format::F32, 9);
     let g = case.input(Format::F32, g);
     case.step(
         "sum_of_squares_partial",
@@ -173,6 +184,8 @@ fn step(format: Format, n: usize, before: Before, max_norm: f64, kind: Gradient)
         Arg::U32(count as u32),
         case.input(Format::F64, RATES),
         Arg::U32(RATES.len() as u32),
+        // Steps that were skipped do not count.
+        Arg::U64(before.steps as u64 + 7),
         Arg::F64(max_norm),
         Arg::F64(BETAS.0),
         Arg::F64(BETAS.1),
@@ -234,5 +247,34 @@ fn step(format: Format, n: usize, before: Before, max_norm: f64, kind: Gradient)
     case.expect(&p, updated, close);
     case.expect(&m, values(&mt), close);
     case.expect(&v, values(&vt), close);
+    case
+}
+
+/// Three micro-batches of `b` samples in two places: the third has none.
+fn losses(b: usize) -> Case {
+    let mut case = Case::new(format!("step_loss of {b}"));
+    let state = case.state(Format::F64, [0.0; 9]);
+    let sums = case.output(Format::F64, 2);
+    let given: Vec<Vec<f32>> = (0..3).map(|which| normal(Format::F32, b, which)).collect();
+    for losses in &given {
+        let losses = case.input(Format::F32, losses.clone());
+        case.step(
+            "step_loss",
+            launch::single_block(),
+            vec![state.clone(), sums.clone(), Arg::U32(2), losses, Arg::U32(b as u32)],
+        );
+    }
+    let sum = |losses: &Vec<f32>| losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
+    case.expect(
+        &sums,
+        given[..2].iter().map(sum).collect::<Vec<f64>>(),
+        Tolerance {
+            absolute: 1e-12,
+            relative: 1e-12,
+        },
+    );
+    let mut after = [0.0; 9];
+    after[8] = 3.0;
+    case.expect(&state, after, Tolerance::EXACT);
     case
 }

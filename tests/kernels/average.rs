@@ -22,7 +22,7 @@ fn average(n: usize) -> Case {
     let decay = 0.9998;
     let expected = tensor(&mean, &[n]);
     for _ in 0..2 {
-        average_into(&expected, &tensor(&x, &[n]), decay).unwrap();
+        average_into(&expected, &tensor(&x, &[n]), decay, None).unwrap();
     }
     let (mean, x) = (case.state(Format::F32, mean), case.input(Format::F32, x));
     let conditions = [

@@ -2,13 +2,16 @@
 // over ordinary memory, with kernels that were built for the host (kernels/host.h).
 //
 // So the whole CUDA side runs as it is shipped: finding kernels by name, their arguments and launch shapes, memory, streams.
-// Everything is done at once, so what it cannot show is work that is ordered wrongly. Fresh memory holds 0xff, which reads
+// Everything is done at once, so what it cannot show is work that is ordered wrongly; only copies into pinned memory arrive late,
+// when their stream, or an event behind them, was waited for. Fresh memory holds 0xff, which reads
 // as NaN; every block has guards, and a kernel that writes past its operands ends the program with a message.
 //
 //   DTRAIN_STAND_IN_KERNELS   the shared object with the kernels
 //   DTRAIN_STAND_IN_GPUS      how many GPUs there seem to be (1)
 //   DTRAIN_STAND_IN_VERSION   the CUDA version that the driver serves (99000)
 //   DTRAIN_STAND_IN_BYTES     memory of a GPU (1 GiB)
+//   DTRAIN_STAND_IN_COUNTS    a file to which the process adds a line at its end: how often the host waited for everything
+//                             (streams, contexts, copies into memory that is not pinned) and for single events, and launches
 
 #include <atomic>
 #include <cstdint>
@@ -19,20 +22,34 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #define API extern "C" __attribute__((visibility("default")))
 
 namespace {
 
-enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, NOT_FOUND = 500, LAUNCH_FAILED = 719 };
+enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, NOT_FOUND = 500, NOT_READY = 600, LAUNCH_FAILED = 719 };
 
 constexpr size_t GUARD = 256;
 constexpr unsigned char GUARD_BYTE = 0xa5;
+constexpr int MOST_SHARED = 227 << 10;
 
 std::mutex lock;
 std::map<uintptr_t, size_t> blocks;
 size_t used = 0;
 __thread void *current = nullptr;
+
+std::atomic<long> waits{0}, events_awaited{0}, launches{0};
+
+struct Copy {
+    void *to;
+    std::vector<unsigned char> bytes;
+};
+struct Event {
+    bool asked = false; // since it was recorded
+};
+std::map<uintptr_t, size_t> pinned;
+std::vector<Copy> late;
 
 long setting(const char *name, long otherwise) {
     const char *text = getenv(name);
@@ -102,6 +119,36 @@ void all_guards() {
     for (auto &block : blocks) check_guards(block.first, block.second);
 }
 
+bool is_pinned(const void *address, size_t bytes) {
+    std::lock_guard<std::mutex> held(lock);
+    auto block = pinned.upper_bound(reinterpret_cast<uintptr_t>(address));
+    if (block == pinned.begin()) return false;
+    --block;
+    return reinterpret_cast<uintptr_t>(address) + bytes <= block->first + block->second;
+}
+
+// What was copied into pinned memory is there.
+int arrive() {
+    std::lock_guard<std::mutex> held(lock);
+    for (auto &copy : late) memcpy(copy.to, copy.bytes.data(), copy.bytes.size());
+    late.clear();
+    return OK;
+}
+
+int wait_for_all() {
+    waits++;
+    all_guards();
+    return arrive();
+}
+
+__attribute__((destructor)) void tell_counts() {
+    const char *path = getenv("DTRAIN_STAND_IN_COUNTS");
+    FILE *file = path ? fopen(path, "a") : nullptr;
+    if (!file) return;
+    fprintf(file, "%ld %ld %ld\n", waits.load(), events_awaited.load(), launches.load());
+    fclose(file);
+}
+
 } // namespace
 
 using Call = const char *(*)(const unsigned *, const unsigned *, unsigned, void **, unsigned);
@@ -125,6 +172,7 @@ API int cuDeviceGetAttribute(int *value, int attribute, int) {
     case 76: *value = 0; break;   // minor
     case 115: *value = 1; break;  // memory pools
     case 16: *value = 132; break; // multiprocessors
+    case 97: *value = MOST_SHARED; break; // shared memory that a block may ask for
     default: *value = 1;
     }
     return OK;
@@ -135,19 +183,24 @@ API int cuDevicePrimaryCtxRetain(void **context, int device) {
 API int cuDevicePrimaryCtxRelease_v2(int) { return OK; }
 API int cuCtxGetCurrent(void **context) { return *context = current, OK; }
 API int cuCtxSetCurrent(void *context) { return current = context, OK; }
-API int cuCtxSynchronize() { return all_guards(), OK; }
+API int cuCtxSynchronize() { return wait_for_all(); }
 API int cuStreamCreate(void **stream, unsigned) { return *stream = malloc(1), OK; }
 API int cuCtxGetStreamPriorityRange(int *least, int *greatest) { return *least = 0, *greatest = -5, OK; }
 API int cuStreamCreateWithPriority(void **stream, unsigned flags, int) { return cuStreamCreate(stream, flags); }
 API int cuStreamDestroy_v2(void *stream) { return free(stream), OK; }
-API int cuStreamSynchronize(void *) { return all_guards(), OK; }
+API int cuStreamSynchronize(void *) { return wait_for_all(); }
 API int cuStreamWaitEvent(void *, void *, unsigned) { return OK; }
 API int cuStreamIsCapturing(void *, int *status) { return *status = 0, OK; }
-API int cuEventCreate(void **event, unsigned) { return *event = malloc(1), OK; }
-API int cuEventDestroy_v2(void *event) { return free(event), OK; }
-API int cuEventRecord(void *, void *) { return OK; }
-API int cuEventQuery(void *) { return OK; }
-API int cuEventSynchronize(void *) { return OK; }
+API int cuEventCreate(void **event, unsigned) { return *event = new Event, OK; }
+API int cuEventDestroy_v2(void *event) { return delete static_cast<Event *>(event), OK; }
+API int cuEventRecord(void *event, void *) { return static_cast<Event *>(event)->asked = false, OK; }
+API int cuEventQuery(void *event) {
+    bool &asked = static_cast<Event *>(event)->asked;
+    if (!asked) return asked = true, NOT_READY;
+    events_awaited++;
+    return arrive();
+}
+API int cuEventSynchronize(void *) { return events_awaited++, arrive(); }
 API int cuEventElapsedTime_v2(float *milliseconds, void *, void *) { return *milliseconds = 0.001f, OK; }
 API int cuEventElapsedTime(float *milliseconds, void *, void *) { return *milliseconds = 0.001f, OK; }
 API int cuDeviceGetDefaultMemPool(void **pool, int) { return *pool = nullptr, OK; }
@@ -162,15 +215,32 @@ API int cuMemAllocAsync(uint64_t *address, size_t bytes, void *) { return alloca
 API int cuMemAlloc_v2(uint64_t *address, size_t bytes) { return allocate(address, bytes); }
 API int cuMemFreeAsync(uint64_t address, void *) { return release(address); }
 API int cuMemFree_v2(uint64_t address) { return release(address); }
-API int cuMemHostAlloc(void **address, size_t bytes, unsigned) { return *address = malloc(bytes), OK; }
-API int cuMemFreeHost(void *address) { return free(address), OK; }
+API int cuMemHostAlloc(void **address, size_t bytes, unsigned) {
+    *address = malloc(bytes);
+    std::lock_guard<std::mutex> held(lock);
+    pinned[reinterpret_cast<uintptr_t>(*address)] = bytes;
+    return OK;
+}
+API int cuMemFreeHost(void *address) {
+    arrive();
+    std::lock_guard<std::mutex> held(lock);
+    pinned.erase(reinterpret_cast<uintptr_t>(address));
+    return free(address), OK;
+}
 API int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *) {
     if (!is_owned(to, bytes)) return INVALID_VALUE;
     return memcpy(reinterpret_cast<void *>(to), from, bytes), OK;
 }
 API int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *) {
     if (!is_owned(from, bytes)) return INVALID_VALUE;
-    return memcpy(to, reinterpret_cast<void *>(from), bytes), OK;
+    auto *start = reinterpret_cast<unsigned char *>(from);
+    if (is_pinned(to, bytes)) {
+        std::lock_guard<std::mutex> held(lock);
+        late.push_back({to, {start, start + bytes}});
+        return OK;
+    }
+    waits++;
+    return memcpy(to, start, bytes), OK;
 }
 API int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *) {
     if (!is_owned(from, bytes) || !is_owned(to, bytes)) return INVALID_VALUE;
@@ -193,9 +263,10 @@ API int cuModuleGetFunction(void **function, void *module, const char *name) {
     *function = module == reinterpret_cast<void *>(uintptr_t(1)) ? dlsym(kernels(), symbol.c_str()) : nullptr;
     return *function ? OK : NOT_FOUND;
 }
-API int cuFuncSetAttribute(void *, int, int value) { return value <= 227 << 10 ? OK : INVALID_VALUE; }
+API int cuFuncSetAttribute(void *, int, int value) { return value <= MOST_SHARED ? OK : INVALID_VALUE; }
 API int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                        unsigned shared, void *, void **arguments, void **) {
+    launches++;
     unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
     if (gx * gy * gz == 0 || bx * by * bz == 0 || bx * by * bz > 1024) return INVALID_VALUE;
     const char *problem = reinterpret_cast<Call>(function)(grid, block, shared, arguments, 0);
@@ -209,6 +280,7 @@ API int cuGetErrorString(int error, const char **text) {
     case OUT_OF_MEMORY: *text = "out of memory"; break;
     case NO_DEVICE: *text = "no CUDA-capable device is detected"; break;
     case NOT_FOUND: *text = "named symbol not found"; break;
+    case NOT_READY: *text = "device not ready"; break;
     case LAUNCH_FAILED: *text = "unspecified launch failure"; break;
     default: *text = "some error"; break;
     }

@@ -1,4 +1,8 @@
-//! The CUDA side of ops::attention (kernels/attention.cu, kernels/attention_rows.cu).
+//! The CUDA side of ops::attention (kernels/attention_tensor.cu, kernels/attention.cu, kernels/attention_rows.cu).
+//!
+//! Which kernels compute follows from shapes, formats and addresses alone: tensor cores where f16 or bf16 heads of width 64 lie
+//! at addresses of whole vectors and fit into shared memory, tiles in f32 for other heads of that width, rows for the rest
+//! and for a single query. Forward and backward may choose differently: what is kept between them is the same.
 
 use candle_core::{DType, Tensor};
 
@@ -7,7 +11,7 @@ use super::memory::{Operand, contiguous, operand};
 use super::{Gpu, Output, failed};
 use crate::error::Result;
 use crate::ops::attention::{Attention, AttentionGradient, AttentionOutput, Wanted};
-use crate::ops::launch::AttentionShape;
+use crate::ops::launch::{AttentionShape, Launch};
 
 /// Operands by address; strides in elements.
 pub(super) struct Given<'a> {
@@ -46,6 +50,26 @@ impl<'a> Given<'a> {
         self.q.dtype
     }
 
+    /// Can tensor cores compute it, if `launch` says what the kernel needs?
+    fn fits_tensor_cores(&self, launch: Launch) -> bool {
+        let AttentionShape { sq, s, e, .. } = self.shape;
+        let is_half = matches!(self.dtype(), DType::F16 | DType::BF16);
+        let [q_token, kv_token] = [self.q_strides[1], self.kv_strides[1]];
+        // The rows of an image are counted in 32 bits.
+        let reaches = [(q_token, sq), (kv_token, s)]
+            .iter()
+            .all(|(token, rows)| token * (*rows as u64) < 1 << 32);
+        let addresses = [&self.q, &self.k, &self.v].map(Operand::address);
+        let strides = [self.q_strides, self.kv_strides];
+        is_half
+            && e == AttentionShape::TILED
+            && sq > 1
+            && reaches
+            && addresses.iter().all(|address| in_vectors(*address))
+            && strides.iter().flatten().all(|stride| stride.is_multiple_of(8))
+            && launch.shared_bytes <= self.gpu.most_shared_bytes()
+    }
+
     /// Is the kernel made for it that keeps tiles of queries and keys?
     fn is_tiled(&self) -> bool {
         self.shape.e == AttentionShape::TILED && self.shape.sq > 1
@@ -62,10 +86,11 @@ pub fn forward(operands: &Attention, shape: AttentionShape) -> Result<AttentionO
     let AttentionShape { b, heads, sq, s, e } = shape;
     let o = Output::new(&gpu, b * sq * given.width(), given.dtype())?;
     let log_sums = Output::new(&gpu, b * heads * sq, DType::F32)?;
-    let name = if given.is_tiled() {
-        "attention_forward"
-    } else {
-        "attention_rows_forward"
+    let on_tensor_cores = given.fits_tensor_cores(shape.tensor_forward());
+    let name = match (on_tensor_cores, given.is_tiled()) {
+        (true, _) => "attention_tensor_forward",
+        (false, true) => "attention_forward",
+        (false, false) => "attention_rows_forward",
     };
     let call = gpu.kernel(name, given.dtype())?.arg(&o).arg(&log_sums);
     let call = call
@@ -75,12 +100,13 @@ pub fn forward(operands: &Attention, shape: AttentionShape) -> Result<AttentionO
         .args(given.q_strides)
         .args(given.kv_strides);
     let call = call.arg(sq as u32).arg(s as u32);
-    // SAFETY: attention_forward_T(o, log_sums, q, k, v, q_image, q_token, kv_image, kv_token, sq, s, scale), and
-    // attention_rows_forward_T, which takes e before the scale.
+    // SAFETY: attention_forward_T(o, log_sums, q, k, v, q_image, q_token, kv_image, kv_token, sq, s, scale), the same of
+    // attention_tensor_forward_T, and attention_rows_forward_T, which takes e before the scale.
     unsafe {
-        match given.is_tiled() {
-            true => call.arg(given.scale).launch(shape.queries()),
-            false => call.arg(e as u32).arg(given.scale).launch(shape.rows()),
+        match (on_tensor_cores, given.is_tiled()) {
+            (true, _) => call.arg(given.scale).launch(shape.tensor_forward()),
+            (false, true) => call.arg(given.scale).launch(shape.queries()),
+            (false, false) => call.arg(e as u32).arg(given.scale).launch(shape.rows()),
         }
     }?;
     Ok(AttentionOutput {
@@ -123,12 +149,51 @@ pub fn backward(
         // SAFETY: attention_first_backward_T(dq, dk, dv, q, k, v, o, do, log_sums, q_image, kv_image, kv_token, dq_image,
         // dkv_image, dkv_token, s, e, scale).
         unsafe { call.launch(shape.rows_backward_q()) }?;
+    } else if given.fits_tensor_cores(shape.tensor_backward())
+        && [o.address(), d_o.address()].into_iter().all(in_vectors)
+        && to.is_in_vectors()
+    {
+        backward_on_tensor_cores(&given, &to, &o, &d_o, &log_sums)?;
     } else {
         let diagonal = diagonal(&given, &o, &d_o)?;
         backward_queries(&given, &to, &d_o, &log_sums, &diagonal)?;
         backward_keys(&given, &to, &d_o, &log_sums, &diagonal)?;
     }
     Ok(to.finish(&given))
+}
+
+/// All gradients in one launch.
+fn backward_on_tensor_cores(
+    given: &Given,
+    to: &Gradients,
+    o: &Operand,
+    d_o: &Operand,
+    log_sums: &Operand,
+) -> Result<()> {
+    let AttentionShape { sq, s, .. } = given.shape;
+    let call = given.gpu.kernel("attention_tensor_backward", given.dtype())?;
+    let call = call.arg(to.q.address).arg(to.k_address()).arg(to.v.address);
+    let call = call
+        .arg(&given.q)
+        .arg(&given.k)
+        .arg(&given.v)
+        .arg(o)
+        .arg(d_o)
+        .arg(log_sums);
+    let call = call
+        .args(given.q_strides)
+        .args(given.kv_strides)
+        .args(to.q.strides)
+        .args(to.v.strides);
+    let call = call.arg(sq as u32).arg(s as u32).arg(given.scale);
+    // SAFETY: attention_tensor_backward_T(dq, dk, dv, q, k, v, o, do, log_sums, q_image, q_token, kv_image, kv_token, dq_image,
+    // dq_token, dkv_image, dkv_token, sq, s, scale); dk may be null. The caller has seen that rows are whole vectors.
+    unsafe { call.launch(given.shape.tensor_backward()) }
+}
+
+/// May 16 bytes be moved at once from here on?
+pub(super) fn in_vectors(address: u64) -> bool {
+    address.is_multiple_of(16)
 }
 
 fn diagonal(given: &Given, o: &Operand, d_o: &Operand) -> Result<Output> {

@@ -1,6 +1,6 @@
 //! Where attention's gradients go: side by side in fresh memory, as the products that follow want to read them.
 
-use super::attention::Given;
+use super::attention::{Given, in_vectors};
 use super::{NULL, Output};
 use crate::error::Result;
 use crate::ops::attention::{AttentionGradient, Wanted};
@@ -66,6 +66,15 @@ impl Gradients {
 
     pub fn k_address(&self) -> u64 {
         self.k.as_ref().map_or(NULL, |k| k.address)
+    }
+
+    /// Do all rows begin where 16 bytes may be moved at once?
+    pub fn is_in_vectors(&self) -> bool {
+        let places = [Some(&self.q), self.k.as_ref(), Some(&self.v)];
+        places
+            .into_iter()
+            .flatten()
+            .all(|place| in_vectors(place.address) && place.strides.iter().all(|stride| stride.is_multiple_of(8)))
     }
 
     pub fn finish(self, given: &Given) -> AttentionGradient {

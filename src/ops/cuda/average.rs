@@ -2,15 +2,16 @@
 
 use candle_core::{DType, Tensor};
 
+use super::Gpu;
 use super::memory::contiguous;
-use super::{Gpu, NULL};
 use crate::error::Result;
 use crate::ops::launch::eights;
 
-/// mean = decay·mean + rest·x.
-pub fn average_into(mean: &Tensor, x: &Tensor, decay: f32, rest: f32) -> Result<()> {
+/// mean = decay·mean + rest·x, unless `apply` [1] f32 is there and 0.
+pub fn average_into(mean: &Tensor, x: &Tensor, decay: f32, rest: f32, apply: Option<&Tensor>) -> Result<()> {
     let gpu = Gpu::of(mean.device())?;
     let (to, from) = (contiguous(mean)?, contiguous(x)?);
+    let apply = apply.map(contiguous).transpose()?;
     let count = x.elem_count();
     let call = gpu
         .kernel("average", DType::F32)?
@@ -18,9 +19,9 @@ pub fn average_into(mean: &Tensor, x: &Tensor, decay: f32, rest: f32) -> Result<
         .arg(&from)
         .arg(decay)
         .arg(rest)
-        .arg(NULL)
+        .arg(apply.as_ref())
         .arg(count as u64);
-    // SAFETY: average_f32(mean, x, decay, rest, apply, count), applied in any case; lengths are checked by ops::average.
+    // SAFETY: average_f32(mean, x, decay, rest, apply, count), where apply may be null; lengths are checked by ops::average.
     unsafe { call.launch(eights(count)) }
 }
 

@@ -31,6 +31,8 @@ pub struct Gpu {
     stream: sys::CUstream,
     modules: Vec<sys::CUmodule>,
     functions: Mutex<HashMap<String, Function>>,
+    /// Dynamic shared memory that a block may be given, in bytes.
+    most_shared_bytes: u32,
     pub(super) blas: Mutex<Option<Blas>>,
     pub(super) names: Mutex<Option<LastNames>>,
 }
@@ -67,6 +69,7 @@ impl Gpu {
             stream: stream.cu_stream(),
             modules,
             functions: Mutex::default(),
+            most_shared_bytes: most_shared_bytes(device)?,
             blas: Mutex::default(),
             names: Mutex::default(),
         });
@@ -94,6 +97,11 @@ impl Gpu {
 
     pub fn stream(&self) -> sys::CUstream {
         self.stream
+    }
+
+    /// Dynamic shared memory that a block may be given, in bytes: 227 KiB on Hopper, 163 or 99 KiB on Ampere.
+    pub fn most_shared_bytes(&self) -> u32 {
+        self.most_shared_bytes
     }
 
     /// Begins a call of kernel `name`, which is declared for `dtype` (`gelu` for f16 is `gelu_f16`).
@@ -252,6 +260,12 @@ impl Argument for f64 {
     fn cell(self) -> u64 {
         self.to_bits()
     }
+}
+
+fn most_shared_bytes(device: &CudaDevice) -> Result<u32> {
+    use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as MOST;
+    let bytes = device.cuda_stream().context().attribute(MOST);
+    Ok(bytes.map_err(|error| failed("the GPU's shared memory", explain(error)))? as u32)
 }
 
 /// How the entry points of the kernels name a number format.

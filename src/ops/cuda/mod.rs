@@ -20,6 +20,7 @@ pub mod memory;
 pub mod mixing;
 pub mod soft_cross_entropy;
 pub mod step;
+pub mod step_state;
 pub mod tokens;
 
 pub use gpu::Gpu;

@@ -2,17 +2,23 @@
 
 use candle_core::{DType, Tensor};
 
-use super::memory::{contiguous, download, uploaded};
+use super::memory::{contiguous, uploaded};
 use super::{Gpu, NULL, Output};
 use crate::error::Result;
 use crate::ops::launch;
 use crate::ops::soft_cross_entropy::Targets;
 
-/// Losses of all rows, and the gradient of scale·Σ losses. SYNC: the trainer looks at the loss.
-pub fn soft_cross_entropy(logits_bc: &Tensor, targets: &Targets, scale: f64) -> Result<(Vec<f32>, Tensor)> {
+/// Losses of all rows [b] f32, and the gradient of scale·loss_scale·Σ losses; the loss scale is [1] f32 on the GPU.
+pub fn soft_cross_entropy(
+    logits_bc: &Tensor,
+    targets: &Targets,
+    scale: f64,
+    loss_scale: Option<&Tensor>,
+) -> Result<(Tensor, Tensor)> {
     let gpu = Gpu::of(logits_bc.device())?;
     let (b, c) = logits_bc.dims2()?;
     let logits = contiguous(logits_bc)?;
+    let loss_scale = loss_scale.map(contiguous).transpose()?;
     let labels = uploaded(&gpu, targets.labels, DType::U32)?;
     let mixed = match targets.mixed {
         Some(mixed) => Some((
@@ -41,9 +47,9 @@ pub fn soft_cross_entropy(logits_bc: &Tensor, targets: &Targets, scale: f64) -> 
         .arg(c as u32)
         .arg(targets.smoothing as f32)
         .arg(scale as f32)
-        .arg(NULL);
+        .arg(loss_scale.as_ref());
     // SAFETY: soft_cross_entropy_T(losses, dlogits, logits, labels, second, shares, weights, c, stride, smoothing, scale,
-    // loss_scale), without a scale on the device; lengths are checked by ops::soft_cross_entropy.
+    // loss_scale), which may be null; lengths are checked by ops::soft_cross_entropy.
     unsafe { call.launch(launch::cross_entropy(b)) }?;
-    Ok((download(&gpu, losses.address(), b, 0f32)?, dlogits.into_tensor((b, c))))
+    Ok((losses.into_tensor(b), dlogits.into_tensor((b, c))))
 }

@@ -8,7 +8,7 @@ use super::{Gpu, NULL, Output, failed};
 use crate::error::Result;
 use crate::ops::launch::{self, RowSums};
 
-/// Σ x² in f64, infinite or NaN if some x is. SYNC: the host decides by it whether the step counts.
+/// Σ x² in f64, infinite or NaN if some x is. SYNC: for benchmarks and tests; a run's steps have `step_state`.
 pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
     let gpu = Gpu::of(x.device())?;
     let at = contiguous(x)?;
@@ -42,7 +42,7 @@ pub fn add_column_sums(sums_d: &Tensor, x_nd: &Tensor) -> Result<()> {
 }
 
 /// `constants` as kernels/adamw.cu lists them; `decayed` a bit for every value.
-pub fn adamw(buffers: [&Tensor; 4], decayed: &Tensor, constants: [f32; 8], epsilon: f32) -> Result<()> {
+pub fn adamw(buffers: [&Tensor; 4], decayed: &Tensor, constants: [f32; 9], epsilon: f32) -> Result<()> {
     let [values, gradients, first, second] = buffers;
     let gpu = Gpu::of(values.device())?;
     let n = values.elem_count();
@@ -71,11 +71,18 @@ pub fn adamw(buffers: [&Tensor; 4], decayed: &Tensor, constants: [f32; 8], epsil
     }
 }
 
-/// Losses of all rows, and the gradient of scale·Σ losses. SYNC: the trainer looks at the loss.
-pub fn cross_entropy(logits_bc: &Tensor, labels: &[u32], smoothing: f64, scale: f64) -> Result<(Vec<f32>, Tensor)> {
+/// Losses of all rows [b] f32, and the gradient of scale·loss_scale·Σ losses; the loss scale is [1] f32 on the GPU.
+pub fn cross_entropy(
+    logits_bc: &Tensor,
+    labels: &[u32],
+    smoothing: f64,
+    scale: f64,
+    loss_scale: Option<&Tensor>,
+) -> Result<(Tensor, Tensor)> {
     let gpu = Gpu::of(logits_bc.device())?;
     let (b, c) = logits_bc.dims2()?;
     let logits = contiguous(logits_bc)?;
+    let loss_scale = loss_scale.map(contiguous).transpose()?;
     let labels = uploaded(&gpu, labels, DType::U32)?;
     let losses = Output::new(&gpu, b, DType::F32)?;
     let dlogits = Output::new(&gpu, b * c, logits.dtype)?;
@@ -91,9 +98,9 @@ pub fn cross_entropy(logits_bc: &Tensor, labels: &[u32], smoothing: f64, scale: 
         .arg(c as u32)
         .arg(smoothing as f32)
         .arg(scale as f32)
-        .arg(NULL);
+        .arg(loss_scale.as_ref());
     // SAFETY: cross_entropy_T(losses, predicted, dlogits, logits, labels, c, stride, smoothing, scale, loss_scale), without
-    // predictions and a scale on the device.
+    // predictions; the loss scale may be null.
     unsafe { call.launch(launch::cross_entropy(b)) }?;
-    Ok((download(&gpu, losses.address(), b, 0f32)?, dlogits.into_tensor((b, c))))
+    Ok((losses.into_tensor(b), dlogits.into_tensor((b, c))))
 }
