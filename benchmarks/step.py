@@ -1,30 +1,39 @@
 #!/usr/bin/env python3
-"""A training step on the CPU, pixels in memory: dtrain beside PyTorch eager, in f32 and under bf16 autocast.
+"""A training step on the CPU, pixels in memory: dtrain beside PyTorch eager, in f32, with channels last, under bf16 autocast.
 
-    python benchmarks/step.py target/release/dtrain MODEL_DIR [--method lora] [--batch 16] [--threads 2] [--rounds 2]
+    python benchmarks/step.py target/release/dtrain MODEL_DIR [--method lora|full] [--batch 16] [--threads 2] [--rounds 2]
+    python benchmarks/step.py target/release/dtrain resnet-50       # random weights, if there is no such directory
 
-Both sides load the same checkpoint: LoRA (r 16, alpha 16, dropout 0.1, query and value) through peft, or full fine-tuning.
+Both sides load the same checkpoint: LoRA (r 16, alpha 16, dropout 0.1, query and value) through peft, or full fine-tuning, which
+is what ResNets get, in f32 alone.
 AdamW (fused in PyTorch), clipping at norm 1. In each round every side runs in a process of its own: 2 steps warm up, then the
 median of --steps. Peak memory is the process's largest resident set.
 """
-import argparse, json, os, resource, statistics, subprocess, sys, time
+import argparse, json, os, resource, statistics, subprocess, sys, tempfile, time
 
 arguments = argparse.ArgumentParser()
 arguments.add_argument("program")
 arguments.add_argument("model")
-arguments.add_argument("--method", default="lora", choices=["lora", "full"])
+arguments.add_argument("--method", choices=["lora", "full"], help="default: lora; full for a ResNet")
 arguments.add_argument("--batch", type=int, default=16)
 arguments.add_argument("--classes", type=int, default=101)
 arguments.add_argument("--threads", type=int, default=2)
 arguments.add_argument("--steps", type=int, default=4)
 arguments.add_argument("--rounds", type=int, default=2)
-arguments.add_argument("--sides", default="dtrain,f32,bf16")
+arguments.add_argument("--sides", help="default: dtrain,f32,bf16; dtrain,f32,channels-last for a ResNet")
 arguments.add_argument("--json", help="a file for the raw numbers")
-arguments.add_argument("--peer", choices=["f32", "bf16"], help=argparse.SUPPRESS)
+arguments.add_argument("--peer", choices=["f32", "channels-last", "bf16"], help=argparse.SUPPRESS)
 a = arguments.parse_args()
 
 
-def peer(precision):
+def random_resnet_50(place):
+    from transformers import ResNetConfig, ResNetForImageClassification
+    ResNetForImageClassification(ResNetConfig()).save_pretrained(place)
+    with open(os.path.join(place, "preprocessor_config.json"), "w") as file:
+        json.dump({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 224}}, file)
+
+
+def peer(side):
     import torch
     from transformers import AutoModelForImageClassification
     torch.set_num_threads(a.threads)
@@ -34,16 +43,17 @@ def peer(precision):
         model = get_peft_model(model, LoraConfig(r=16, lora_alpha=16, lora_dropout=0.1, bias="none",
                                                  target_modules=["q_proj", "v_proj", "query", "value"],
                                                  modules_to_save=["classifier"]))
-    model.train()
+    layout = torch.channels_last if side == "channels-last" else torch.contiguous_format
+    model.train().to(memory_format=layout)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     size = getattr(model.config, "image_size", 224)
-    pixels = torch.randn(a.batch, 3, size, size)
+    pixels = torch.randn(a.batch, 3, size, size).to(memory_format=layout)
     labels = torch.arange(a.batch) * 37 % a.classes
     times = []
     for _ in range(a.steps + 2):
         start = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=side == "bf16"):
             loss = model(pixel_values=pixels, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -63,20 +73,31 @@ def ours():
             "share": step["% of product"], "report": report}
 
 
-def theirs(precision):
-    environment = dict(os.environ, OMP_NUM_THREADS=str(a.threads), MKL_NUM_THREADS=str(a.threads), HF_HUB_OFFLINE="1")
-    command = [sys.executable, *sys.argv, "--peer", precision]
+def theirs(side):
+    environment = dict(os.environ, OMP_NUM_THREADS=str(a.threads), MKL_NUM_THREADS=str(a.threads), HF_HUB_OFFLINE="1",
+                       HF_HUB_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error")
+    command = [sys.executable, sys.argv[0], a.program, a.model, "--method", a.method, "--batch", str(a.batch),
+               "--classes", str(a.classes), "--threads", str(a.threads), "--steps", str(a.steps), "--peer", side]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout.splitlines()[-1])
 
 
 if a.peer:
     peer(a.peer)
     sys.exit()
+scratch = tempfile.TemporaryDirectory()
+if a.model == "resnet-50" and not os.path.isdir(a.model):
+    a.model = os.path.join(scratch.name, a.model)
+    random_resnet_50(a.model)
+with open(os.path.join(a.model, "config.json")) as config:
+    is_resnet = json.load(config).get("model_type") == "resnet"
+a.method = a.method or ("full" if is_resnet else "lora")
+a.sides = a.sides or ("dtrain,f32,channels-last" if is_resnet else "dtrain,f32,bf16")
 results = {side: [] for side in a.sides.split(",")}
 for _ in range(a.rounds):
     for side in results:
         results[side].append(ours() if side == "dtrain" else theirs(side))
-names = {"dtrain": "dtrain f32", "f32": "PyTorch eager f32", "bf16": "PyTorch eager, bf16 autocast"}
+names = {"dtrain": "dtrain f32", "f32": "PyTorch eager f32", "channels-last": "PyTorch eager f32, channels last",
+         "bf16": "PyTorch eager, bf16 autocast"}
 mine = statistics.median(r["seconds"] for r in results["dtrain"])
 print(f"{os.path.basename(a.model.rstrip('/'))}, {a.method}, batch {a.batch}, {a.threads} threads, "
       f"{a.rounds} rounds in turns of {a.steps} steps; median [slowest-fastest]\n")

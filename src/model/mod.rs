@@ -23,7 +23,7 @@ pub use config::VitConfig;
 pub use kept::Activations;
 pub use lora::LoraConfig;
 pub use report::LoadReport;
-pub use resnet::{ResNet, ResNetConfig, Statistics};
+pub use resnet::{PlacedConvolution, ResNet, ResNetConfig, Statistics};
 pub use vit::{Training, Vit};
 
 #[cfg(test)]

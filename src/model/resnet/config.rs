@@ -54,6 +54,14 @@ pub struct ConvolutionShape {
     pub kernel: Kernel,
 }
 
+/// A convolution among images of one size: height and width of what goes in and comes out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacedConvolution {
+    pub shape: ConvolutionShape,
+    pub from: (usize, usize),
+    pub to: (usize, usize),
+}
+
 /// A residual layer of the model.
 #[derive(Clone, Debug)]
 pub struct LayerShape {
@@ -156,26 +164,38 @@ impl ResNetConfig {
         layers
     }
 
+    /// Every convolution for images of this height and width, in order; shortcuts stand behind their layer's others.
+    pub fn placed(&self, height: usize, width: usize) -> Vec<PlacedConvolution> {
+        let place = |shape: ConvolutionShape, from: (usize, usize)| {
+            let to = (shape.kernel.outputs(from.0), shape.kernel.outputs(from.1));
+            PlacedConvolution { shape, from, to }
+        };
+        let stem = place(self.stem(), (height, width));
+        let mut at = (stem.to.0.div_ceil(2), stem.to.1.div_ceil(2));
+        let mut all = vec![stem];
+        for layer in self.layers() {
+            let start = at;
+            for shape in layer.main {
+                let placed = place(shape, at);
+                at = placed.to;
+                all.push(placed);
+            }
+            all.extend(layer.shortcut.map(|shape| place(shape, start)));
+        }
+        all
+    }
+
     /// Floats that one image of this height and width leaves behind for the backward pass, without the pixels.
     pub fn kept_floats(&self, height: usize, width: usize) -> usize {
-        let stem = self.stem();
-        let (mut h, mut w) = (stem.kernel.outputs(height), stem.kernel.outputs(width));
-        let mut floats = h * w * stem.outputs;
-        (h, w) = (h.div_ceil(2), w.div_ceil(2));
-        floats += h * w * stem.outputs;
-        for layer in self.layers() {
-            let (at_start, mut at) = ((h, w), (h, w));
-            for shape in &layer.main {
-                at = (shape.kernel.outputs(at.0), shape.kernel.outputs(at.1));
-                floats += 2 * at.0 * at.1 * shape.outputs;
-            }
-            if let Some(shape) = &layer.shortcut {
-                let at = (shape.kernel.outputs(at_start.0), shape.kernel.outputs(at_start.1));
-                floats += at.0 * at.1 * shape.outputs;
-            }
-            (h, w) = at;
-        }
-        floats
+        let placed = self.placed(height, width);
+        let results = placed.iter().map(|c| {
+            // The stem's result is kept as it is and pooled, a shortcut's as it is, the others' also normalised.
+            let times = if c.shape.name.ends_with(".shortcut") { 1 } else { 2 };
+            times * c.to.0 * c.to.1 * c.shape.outputs
+        });
+        let stem = &placed[0];
+        let not_pooled = stem.to.0 * stem.to.1 - stem.to.0.div_ceil(2) * stem.to.1.div_ceil(2);
+        results.sum::<usize>() - not_pooled * stem.shape.outputs
     }
 
     /// The file as it was, for a classifier of these classes.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-pub use config::{LayerType, ResNetConfig, Strided};
+pub use config::{ConvolutionShape, LayerType, PlacedConvolution, ResNetConfig, Strided};
 use parts::in_file;
 pub use statistics::Statistics;
 
