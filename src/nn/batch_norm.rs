@@ -41,6 +41,26 @@ pub struct Normalization {
     pub affine: Affine,
 }
 
+/// The gradient of normalised values, and its sums, which the gradients of all others need.
+pub struct Upstream<'a> {
+    g: &'a Maps,
+    passes: Passes<'a>,
+    sums: Vec<f64>,
+}
+
+impl<'a> Upstream<'a> {
+    pub fn new(g: &'a Maps, passes: Passes<'a>, z: &Maps, kept: &Normalization) -> Result<Self> {
+        let sums = batch_norm::gradient_sums(g, z, &kept.moments, passes)?;
+        Ok(Upstream { g, passes, sums })
+    }
+
+    /// All of `g`, whose sums are known.
+    pub fn summed(g: &'a Maps, sums: Vec<f64>) -> Self {
+        let passes = Passes::All;
+        Upstream { g, passes, sums }
+    }
+}
+
 impl Together {
     fn sum(&self, sums: &mut [f64]) -> Result<()> {
         match self {
@@ -86,18 +106,16 @@ impl BatchNorm {
         self.affine(&Moments::running(&mean, &variance, self.eps))
     }
 
-    /// From the gradient `g` of the normalised values to that of `z`, inside of a new margin; adds to those of weight and
-    /// bias.
+    /// From the gradient of the normalised values to that of `z`, inside of a new margin; adds to those of weight and bias.
     pub fn backward(
         &self,
-        g: &Maps,
+        upstream: Upstream,
         z: &Maps,
         kept: &Normalization,
-        passes: Passes,
         together: &Together,
         margin: usize,
     ) -> Result<Maps> {
-        let mut sums = batch_norm::gradient_sums(g, z, &kept.moments, passes)?;
+        let Upstream { g, passes, mut sums } = upstream;
         let c = sums.len() / 2;
         if let (Some(weight), Some(bias)) = (&self.weight.gradient, &self.bias.gradient) {
             let products = sums[c..].iter().zip(&kept.moments.rstd_c);

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::batch_norm::{BatchNorm, Normalization, Together};
+use super::batch_norm::{BatchNorm, Normalization, Together, Upstream};
 use super::{Weight, residual_layer::Wanted};
 use crate::error::Result;
 use crate::ops::batch_norm::{Beside, Passes, Then, normalized};
@@ -26,6 +26,18 @@ pub struct ConvolutionKept {
     pub norm: Normalization,
 }
 
+impl ConvolutionKept {
+    /// The gradient of its normalised values, of which all are used.
+    pub fn upstream<'a>(&self, g: &'a Maps) -> Result<Upstream<'a>> {
+        Upstream::new(g, Passes::All, &self.z, &self.norm)
+    }
+
+    /// The gradient of its normalised and rectified values.
+    pub fn rectified<'a>(&'a self, g: &'a Maps) -> Result<Upstream<'a>> {
+        Upstream::new(g, Passes::Positive(&self.norm.affine), &self.z, &self.norm)
+    }
+}
+
 impl Convolution {
     /// The convolution of x, and how it is to be normalised.
     pub fn forward(&self, x: &Maps, together: &Together) -> Result<ConvolutionKept> {
@@ -43,10 +55,9 @@ impl Convolution {
     /// weights. `x` is what forward got.
     pub fn backward_weights(
         &self,
-        g: &Maps,
+        upstream: Upstream,
         x: &Maps,
         kept: &ConvolutionKept,
-        passes: Passes,
         together: &Together,
         wanted: Wanted,
     ) -> Result<Maps> {
@@ -54,7 +65,7 @@ impl Convolution {
             Wanted::Input => self.kernel.padding(),
             Wanted::WeightsAlone => 0,
         };
-        let dz = self.norm.backward(g, &kept.z, &kept.norm, passes, together, margin)?;
+        let dz = self.norm.backward(upstream, &kept.z, &kept.norm, together, margin)?;
         if let Some(gradient) = &self.weight.gradient {
             let _convolution = self.under_way();
             convolution::convolution_backward_weights(gradient, &dz, x, self.kernel)?;
@@ -142,10 +153,10 @@ impl Stem {
             let _pooling = part(Part::Pooling);
             pool::max_pool_backward(dy, &kept.places, kept.pooled)?
         };
-        let passes = Passes::Positive(&kept.convolution.norm.affine);
+        let upstream = kept.convolution.rectified(&da)?;
         let wanted = Wanted::WeightsAlone;
         self.convolution
-            .backward_weights(&da, &kept.x, &kept.convolution, passes, together, wanted)?;
+            .backward_weights(upstream, &kept.x, &kept.convolution, together, wanted)?;
         Ok(())
     }
 }

@@ -3,10 +3,10 @@
 //!
 //! Kept for the backward pass are the results of convolutions before they are normalised, and the inputs of convolutions.
 
-use super::batch_norm::Together;
+use super::batch_norm::{Together, Upstream};
 use super::convolution::{Convolution, ConvolutionKept};
 use crate::error::Result;
-use crate::ops::batch_norm::{Beside, Passes, Then, normalized, rectify_backward};
+use crate::ops::batch_norm::{Beside, Then, normalized, rectified_gradient_sums};
 use crate::ops::maps::Maps;
 use crate::ops::meter::{Part, part};
 
@@ -108,11 +108,13 @@ impl ResidualLayer {
         wanted: Wanted,
     ) -> Result<Option<Maps>> {
         let _norms = part(Part::BatchNorm);
-        rectify_backward(&dy, &kept.y)?;
         let x = kept.main[0].0.clone();
+        let (_, last) = kept.main.last().expect("a layer has convolutions");
+        let mut of_last = Some(rectified_gradient_sums(&dy, &kept.y, &last.z, &last.norm.moments)?);
         let dx = match (&self.shortcut, kept.shortcut.take()) {
             (Some(shortcut), Some(kept)) => {
-                let dz = shortcut.backward_weights(&dy, &x, &kept, Passes::All, together, wanted)?;
+                let upstream = kept.upstream(&dy)?;
+                let dz = shortcut.backward_weights(upstream, &x, &kept, together, wanted)?;
                 match wanted {
                     Wanted::Input => Some(shortcut.backward(&dz, x.shape())?),
                     Wanted::WeightsAlone => None,
@@ -123,12 +125,12 @@ impl ResidualLayer {
         let mut g = dy.clone();
         for (i, convolution) in self.main.iter().enumerate().rev() {
             let (input, of_this) = kept.main.pop().expect("one for every convolution");
-            let passes = match i + 1 == self.main.len() {
-                true => Passes::All,
-                false => Passes::Positive(&of_this.norm.affine),
+            let upstream = match of_last.take() {
+                Some(sums) => Upstream::summed(&g, sums),
+                None => of_this.rectified(&g)?,
             };
             let of_this_wanted = if i > 0 { Wanted::Input } else { wanted };
-            let dz = convolution.backward_weights(&g, &input, &of_this, passes, together, of_this_wanted)?;
+            let dz = convolution.backward_weights(upstream, &input, &of_this, together, of_this_wanted)?;
             drop(of_this);
             if i > 0 {
                 g = convolution.backward(&dz, input.shape())?;

@@ -5,6 +5,7 @@
 //! order of the blocks: no number of threads changes a bit, and no mean that is large against the deviation spoils them.
 
 mod backward;
+mod lanes;
 
 use std::ops::Range;
 
@@ -15,7 +16,7 @@ use super::simd::vectorized;
 use super::storage::{refused, values};
 use crate::error::Result;
 
-pub use backward::{Passes, batch_norm_backward, gradient_sums, rectify_backward};
+pub use backward::{Passes, batch_norm_backward, gradient_sums, rectified_gradient_sums};
 
 /// Σ 1, then Σ x and Σ x² of each channel, [1 + 2c]: what ranks add up to normalise together.
 pub type Sums = Vec<f64>;
@@ -65,23 +66,24 @@ pub fn sums(x: &Maps) -> Result<Sums> {
         0 => vec![0.0; c],
         _ => values[x.line(0)][..c].to_vec(),
     };
-    let partial = over_blocks(
-        shape,
-        #[inline(always)]
-        |lines, sums| {
-            let (sum, square) = sums.split_at_mut(c);
-            for line in lines {
-                for pixel in values[x.line(line)].chunks_exact(c) {
-                    let sums = sum.iter_mut().zip(square.iter_mut());
-                    for ((sum, square), (x, pivot)) in sums.zip(pixel.iter().zip(&pivot)) {
-                        let difference = x - pivot;
-                        *sum += difference;
-                        *square = difference.mul_add(difference, *square);
+    let partial = over_blocks(shape, |lines, sum, square| {
+        let (sum, square) = (&mut sum[..c], &mut square[..c]);
+        vectorized(
+            #[inline(always)]
+            || {
+                for line in lines.clone() {
+                    for pixel in values[x.line(line)].chunks_exact(c) {
+                        let sums = sum.iter_mut().zip(square.iter_mut());
+                        for ((sum, square), (x, pivot)) in sums.zip(pixel.iter().zip(&pivot)) {
+                            let difference = x - pivot;
+                            *sum += difference;
+                            *square = difference.mul_add(difference, *square);
+                        }
                     }
                 }
-            }
-        },
-    );
+            },
+        )
+    });
     let n = shape.all_pixels() as f64;
     let mut sums = vec![0.0; 1 + 2 * c];
     sums[0] = n;
@@ -194,28 +196,72 @@ fn at_least(x: f32, floor: f32) -> f32 {
     if x < floor { floor } else { x }
 }
 
-/// Adds up what `add` sums over each block of lines, [2c].
-fn over_blocks(shape: MapsShape, add: impl Fn(Range<usize>, &mut [f32]) + Sync) -> Vec<f64> {
-    let (lines, width) = (shape.images * shape.lines, 2 * shape.channels);
-    let at_a_time = BLOCK.div_ceil(shape.pixels.max(1));
-    let partial: Vec<Vec<f32>> = (0..lines.div_ceil(at_a_time))
+/// Adds up what `add` sums over each block of lines, [2c]. It gets room for two sums a channel, filled up to whole vectors.
+fn over_blocks(shape: MapsShape, add: impl Fn(Range<usize>, &mut [f32], &mut [f32]) + Sync) -> Vec<f64> {
+    let blocks = Blocks::of(shape);
+    let partial: Vec<BlockSums> = (0..blocks.count)
         .into_par_iter()
         .map(|block| {
-            let mut sums = vec![0f32; width];
-            let first = block * at_a_time;
-            vectorized(
-                #[inline(always)]
-                || add(first..(first + at_a_time).min(lines), &mut sums),
-            );
+            let mut sums = BlockSums::new(shape.channels);
+            add(blocks.lines(block), &mut sums.first, &mut sums.second);
             sums
         })
         .collect();
-    let mut total = vec![0f64; width];
-    for sums in partial {
-        total
+    total(shape.channels, &partial)
+}
+
+/// Fixed blocks of lines, whose sums are added in order.
+struct Blocks {
+    lines: usize,
+    at_a_time: usize,
+    count: usize,
+}
+
+impl Blocks {
+    fn of(shape: MapsShape) -> Blocks {
+        let (lines, at_a_time) = (shape.images * shape.lines, BLOCK.div_ceil(shape.pixels.max(1)));
+        Blocks {
+            lines,
+            at_a_time,
+            count: lines.div_ceil(at_a_time),
+        }
+    }
+
+    fn lines(&self, block: usize) -> Range<usize> {
+        let first = block * self.at_a_time;
+        first..(first + self.at_a_time).min(self.lines)
+    }
+}
+
+/// Two sums of each channel.
+struct BlockSums {
+    first: Vec<f32>,
+    second: Vec<f32>,
+}
+
+impl BlockSums {
+    fn new(channels: usize) -> BlockSums {
+        let width = lanes::filled(channels);
+        BlockSums {
+            first: vec![0.0; width],
+            second: vec![0.0; width],
+        }
+    }
+}
+
+/// First sums of all channels, then second ones, [2c].
+fn total(channels: usize, partial: &[BlockSums]) -> Vec<f64> {
+    let mut total = vec![0f64; 2 * channels];
+    let (first, second) = total.split_at_mut(channels);
+    let add = |totals: &mut [f64], sums: &[f32]| {
+        totals
             .iter_mut()
             .zip(sums)
-            .for_each(|(total, sum)| *total += f64::from(sum));
+            .for_each(|(total, sum)| *total += f64::from(*sum));
+    };
+    for sums in partial {
+        add(first, &sums.first);
+        add(second, &sums.second);
     }
     total
 }

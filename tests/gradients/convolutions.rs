@@ -78,6 +78,10 @@ fn convolutions_are_autograds() {
         (3, 2, [1, 9, 1], [4, 4]),
         (7, 2, [2, 16, 14], [3, 18]),
         (5, 3, [1, 10, 13], [6, 7]),
+        // Many pixels, which are summed in slices.
+        (1, 1, [2, 41, 67], [33, 15]),
+        (3, 1, [3, 50, 41], [5, 18]),
+        (7, 2, [1, 132, 136], [3, 9]),
     ];
     for (number, (side, stride, [b, h, w], [i, o])) in cases.into_iter().enumerate() {
         let kernel = Kernel { side, stride };
@@ -139,9 +143,16 @@ fn the_variance_survives_a_large_mean() {
 /// Residual, rectifier and their gradients in one piece: y = relu(norm(x) + norm(other)).
 #[test]
 fn rectified_sums_of_normalised_maps_are_autograds() {
-    let shape = [3, 5, 6, 7];
+    // Below, at and above multiples of the lanes that loops go by.
+    [5, 16, 37].into_iter().for_each(rectified_sums_are_autograds);
+}
+
+fn rectified_sums_are_autograds(channels: usize) {
+    let shape = [3, channels, 6, 7];
     let (x, other) = (random(&shape, 1, 2.0), random(&shape, 2, 1.5));
-    let affines: Vec<Vec<f32>> = (0..4).map(|i| random(&[5], 3 + i, 1.0).to_vec1().unwrap()).collect();
+    let affines: Vec<Vec<f32>> = (0..4)
+        .map(|i| random(&[channels], 3 + i, 1.0).to_vec1().unwrap())
+        .collect();
     let moments = |t: &Tensor| Moments::of(&batch_norm::sums(&maps(t, 0)).unwrap(), 1e-5);
     let (first, second) = (
         moments(&x).affine(&affines[0], &affines[1]),
@@ -165,7 +176,7 @@ fn rectified_sums_of_normalised_maps_are_autograds() {
             .broadcast_div(&(variance + 1e-5).unwrap().sqrt().unwrap())
             .unwrap();
         let column = |v: &[f32]| {
-            let v = storage::tensor(v.to_vec(), (1, 5, 1, 1)).unwrap();
+            let v = storage::tensor(v.to_vec(), (1, channels, 1, 1)).unwrap();
             v.to_dtype(DType::F64).unwrap()
         };
         normed
@@ -179,10 +190,13 @@ fn rectified_sums_of_normalised_maps_are_autograds() {
 
     let upstream = random(&shape, 9, 1.0);
     let g = maps(&upstream, 0);
-    batch_norm::rectify_backward(&g, &y).unwrap();
+    let (of_x, first_moments) = (maps(&x, 0), moments(&x));
+    let sums = batch_norm::rectified_gradient_sums(&g, &y, &of_x, &first_moments).unwrap();
     let open = expected.gt(0.0).unwrap().to_dtype(DType::F64).unwrap();
     let masked = (upstream.to_dtype(DType::F64).unwrap() * open).unwrap();
     close("g", &g.to_bchw().unwrap(), &masked, 1e-6);
+    let apart = batch_norm::gradient_sums(&g, &of_x, &first_moments, Passes::All).unwrap();
+    assert_eq!(sums, apart);
 
     // The same through the gradient of one normalisation that is rectified by itself.
     let y = batch_norm::normalized(&maps(&x, 0), &first, Beside::Nothing, Then::Rectified, 0).unwrap();
@@ -190,7 +204,7 @@ fn rectified_sums_of_normalised_maps_are_autograds() {
     let through = Passes::Positive(&first);
     let sums = batch_norm::gradient_sums(&g, &maps(&x, 0), &moments, through).unwrap();
     let dx = batch_norm::batch_norm_backward(&g, &maps(&x, 0), &moments, &affines[0], &sums, through, 0).unwrap();
-    batch_norm::rectify_backward(&g, &y).unwrap();
+    batch_norm::rectified_gradient_sums(&g, &y, &maps(&x, 0), &moments).unwrap();
     let x_var = Var::from_tensor(&x.to_dtype(DType::F64).unwrap()).unwrap();
     let again = plain(x_var.as_tensor(), &affines[0], &affines[1]);
     let loss = (again * g.to_bchw().unwrap().to_dtype(DType::F64).unwrap())

@@ -120,7 +120,7 @@ fn threads_do_not_change_a_bit_of_a_resnet() {
             );
             let mut optimizer = AdamW::new(resnet.parameters(), AdamWConfig::default()).unwrap();
             for _ in 0..2 {
-                let logits = resnet.forward(&random(&[5, 3, 44, 44], 1, 1.0)).unwrap();
+                let logits = resnet.forward(&random(&[5, 3, 64, 64], 1, 1.0)).unwrap();
                 let loss = cross_entropy(&logits, &[0, 1, 2, 2, 0], 0.1, 0.2).unwrap();
                 resnet.backward(&loss.dlogits_bc).unwrap();
                 resnet.parameters().clip_gradients(1.0).unwrap();

@@ -1,7 +1,8 @@
 //! Sums over pixels of products of what lies at a pixel with what lies around it: gradients of a convolution's weights.
 //!
-//! Every task owns some rows of one panel of columns and goes over all pixels in order, a block at a time; it packs what it
-//! needs of both operands into its own memory. So no sum depends on the number of threads.
+//! Many pixels are cut into slices with sums of their own, which are added in order in the end; within a slice, blocks of
+//! pixels are gone over in order. A task owns rows and columns of one slice, and packs what it needs of both operands into its
+//! own memory. Slices and blocks depend on the shape alone, so no sum depends on the number of threads.
 
 use std::ops::Range;
 
@@ -13,7 +14,7 @@ use super::plan::{part, pieces};
 use super::raster::{Extent, Raster};
 use super::scratch;
 use crate::ops::meter;
-use crate::ops::storage::Shared;
+use crate::ops::storage::{Shared, unwritten};
 
 /// c[row, tap·columns + column] += Σ over pixels of g[pixel, row] · x[pixel + tap, column].
 pub struct Correlation<'a> {
@@ -30,19 +31,23 @@ pub struct Correlation<'a> {
     pub taps: &'a [usize],
 }
 
-/// Pixels of a block: its panel of x takes 256 KiB.
-const BLOCK: usize = 2048;
+/// Pixels of a block: ten tiles of rows take 480 KiB, half of L2, and a panel of columns 96 KiB.
+const BLOCK: usize = 768;
 
 /// Tiles of rows in a task: what is packed of x serves all of them.
 const TILES: usize = 10;
 
-/// Tasks for each thread that are worth packing the same more than once.
+/// Pixels of a slice at least, slices at most, and floats of all slices' sums.
+const SLICE: usize = 2048;
+const SLICES: usize = 16;
+const SLICED_FLOATS: usize = 1024 * 1024;
+
+/// Tasks for each thread, so that one that is disturbed may leave some of its own to others.
 const TASKS_PER_THREAD: usize = 4;
 
 impl Correlation<'_> {
     /// Adds to c [rows, taps·columns]. Panics if anything lies outside of the slices.
     pub fn add_to(&self, c: &mut [f32]) {
-        meter::operations(2 * self.extent.all_pixels() * c.len());
         self.add_with(c, best());
     }
 
@@ -57,52 +62,118 @@ impl Correlation<'_> {
             "x is too small"
         );
         assert_eq!(c.len(), self.rows * self.columns * self.taps.len(), "values of c");
+        meter::operations(2 * self.extent.all_pixels() * c.len());
         if c.is_empty() || self.extent.all_pixels() == 0 {
             return;
         }
-        let tiles = self.rows.div_ceil(kernel.rows);
-        let panels = self.columns.div_ceil(PANEL);
-        let wanted = rayon::current_num_threads() * TASKS_PER_THREAD;
-        let groups = tiles.div_ceil(TILES).max(wanted.div_ceil(panels).min(tiles / 4)).max(1);
+        let slices = (self.extent.all_pixels() / SLICE)
+            .min(SLICED_FLOATS / c.len())
+            .min(self.extent.all_lines())
+            .clamp(1, SLICES);
+        let mut sums = match slices {
+            1 => Vec::new(),
+            _ => unwritten(slices * c.len()),
+        };
         let work = Work {
             correlation: self,
             kernel,
-            tiles,
-            c: Shared::new(c),
+            tiles: self.rows.div_ceil(kernel.rows),
+            slices,
+            size: c.len(),
+            c: Shared::new(if slices == 1 { c } else { &mut sums }),
         };
-        (0..groups * panels)
-            .into_par_iter()
-            .with_max_len(1)
-            .for_each(|task| work.compute_task(part(tiles, groups, task / panels), task % panels));
+        work.compute();
+        if slices > 1 {
+            add_up(c, &sums);
+        }
     }
+
+    /// Panels of x over all taps.
+    fn panels(&self) -> usize {
+        self.columns.div_ceil(PANEL) * self.taps.len()
+    }
+}
+
+/// Adds every slice's sums to c.
+fn add_up(c: &mut [f32], sums: &[f32]) {
+    const AT_A_TIME: usize = 4096;
+    let size = c.len();
+    c.par_chunks_mut(AT_A_TIME).enumerate().for_each(|(at, c)| {
+        for sums in sums.chunks_exact(size) {
+            for (c, sum) in c.iter_mut().zip(&sums[at * AT_A_TIME..]) {
+                *c += sum;
+            }
+        }
+    });
 }
 
 struct Work<'a> {
     correlation: &'a Correlation<'a>,
     kernel: &'a Kernel,
+    /// Tiles over all rows.
     tiles: usize,
+    slices: usize,
+    /// Floats of one slice's sums.
+    size: usize,
+    /// The sums of all slices.
     c: Shared,
 }
 
+/// Pixels that are packed at a time, and what is done with them.
+struct Block {
+    lines: Range<usize>,
+    steps: usize,
+    start: Start,
+    /// Where the slice's sums begin.
+    c: usize,
+}
+
 impl Work<'_> {
-    fn compute_task(&self, tiles: Range<usize>, panel: usize) {
-        let Correlation { extent, taps, .. } = self.correlation;
-        let (all, lines) = (extent.all_lines(), (BLOCK / extent.pixels).max(1));
-        let steps = lines.min(all) * extent.pixels;
+    fn compute(&self) {
+        let panels = self.correlation.panels();
+        let wanted = rayon::current_num_threads() * TASKS_PER_THREAD;
+        let row_groups = self.tiles.div_ceil(TILES);
+        let column_groups = wanted.div_ceil(self.slices * row_groups).min(panels);
+        (0..self.slices * row_groups * column_groups)
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(|task| {
+                let (slice, group) = (task / (row_groups * column_groups), task % (row_groups * column_groups));
+                self.compute_task(
+                    slice,
+                    part(self.tiles, row_groups, group / column_groups),
+                    part(panels, column_groups, group % column_groups),
+                )
+            });
+    }
+
+    fn compute_task(&self, slice: usize, tiles: Range<usize>, panels: Range<usize>) {
+        let Correlation { extent, .. } = self.correlation;
+        let of_slice = part(extent.all_lines(), self.slices, slice);
+        let at_a_time = (BLOCK / extent.pixels).max(1);
+        let blocks = of_slice.len().div_ceil(at_a_time);
+        let most = of_slice.len().div_ceil(blocks) * extent.pixels;
         let width = self.kernel.width;
-        scratch::with_rows(tiles.len() * width * steps, |a_lines| {
-            scratch::with_columns(PANEL * steps, |b_lines| {
+        scratch::with_rows(tiles.len() * width * most, |a_lines| {
+            scratch::with_columns(PANEL * most, |b_lines| {
                 let (a, b) = (a_lines.as_mut_ptr(), b_lines.as_mut_ptr());
-                for block in pieces(0..all, lines) {
-                    let steps = block.len() * extent.pixels;
-                    for (at, tile) in tiles.clone().enumerate() {
-                        self.pack_rows(tile, &block, a.wrapping_add(at * width * steps));
-                    }
-                    for (at, tap) in taps.iter().enumerate() {
-                        self.pack_columns(panel, *tap, &block, b);
-                        for (packed, tile) in tiles.clone().enumerate() {
-                            let a = a.wrapping_add(packed * width * steps);
-                            self.compute_tile(tile, panel, at, steps, a, b);
+                for block in 0..blocks {
+                    let lines = part(of_slice.len(), blocks, block);
+                    let block = Block {
+                        lines: of_slice.start + lines.start..of_slice.start + lines.end,
+                        steps: lines.len() * extent.pixels,
+                        start: match self.slices > 1 && block == 0 {
+                            true => Start::Overwrite,
+                            false => Start::Add,
+                        },
+                        c: slice * self.size,
+                    };
+                    self.pack_rows(&tiles, &block, a);
+                    for panel in panels.clone() {
+                        self.pack_columns(panel, &block, b);
+                        for (at, tile) in tiles.clone().enumerate() {
+                            let a = a.wrapping_add(at * width * block.steps);
+                            self.compute_tile(tile, panel, &block, a, b);
                         }
                     }
                 }
@@ -110,7 +181,16 @@ impl Work<'_> {
         })
     }
 
-    fn pack_rows(&self, tile: usize, block: &Range<usize>, to: *mut f32) {
+    /// The tap of a panel, and its columns.
+    fn columns(&self, panel: usize) -> (usize, Range<usize>) {
+        let Correlation { columns, taps, .. } = self.correlation;
+        let first = panel / taps.len() * PANEL;
+        (panel % taps.len(), first..(first + PANEL).min(*columns))
+    }
+
+    /// Packs the rows of all tiles a few pixels at a time: what a pixel has of them is one stretch of memory.
+    fn pack_rows(&self, tiles: &Range<usize>, block: &Block, to: *mut f32) {
+        const FEW: usize = 16;
         let Correlation {
             extent,
             g,
@@ -118,34 +198,41 @@ impl Work<'_> {
             rows,
             ..
         } = self.correlation;
-        let rows = part(*rows, self.tiles, tile);
-        for (at, line) in block.clone().enumerate() {
-            let lanes = Lanes {
-                from: g.as_ptr().wrapping_add(g_raster.line(extent, line) + rows.start),
-                lanes: rows.len(),
-                lane_stride: 1,
-                steps: extent.pixels,
-                step_stride: g_raster.pixel_stride,
-            };
-            let to = to.wrapping_add(at * extent.pixels * self.kernel.width);
-            // SAFETY: `add_with` has seen that all pixels lie inside of g; the task's lines have room for the block.
-            unsafe { (self.kernel.pack_rows)(&lanes, to) }
+        let width = self.kernel.width;
+        for (at, line) in block.lines.clone().enumerate() {
+            for pixels in pieces(0..extent.pixels, FEW) {
+                let first = g_raster.line(extent, line) + pixels.start * g_raster.pixel_stride;
+                for (panel, tile) in tiles.clone().enumerate() {
+                    let rows = part(*rows, self.tiles, tile);
+                    let lanes = Lanes {
+                        from: g.as_ptr().wrapping_add(first + rows.start),
+                        lanes: rows.len(),
+                        lane_stride: 1,
+                        steps: pixels.len(),
+                        step_stride: g_raster.pixel_stride,
+                    };
+                    let step = panel * block.steps + at * extent.pixels + pixels.start;
+                    // SAFETY: `add_with` has seen that all pixels lie inside of g; the task's lines have room for the block.
+                    unsafe { (self.kernel.pack_rows)(&lanes, to.wrapping_add(step * width)) }
+                }
+            }
         }
     }
 
-    fn pack_columns(&self, panel: usize, tap: usize, block: &Range<usize>, to: *mut f32) {
+    fn pack_columns(&self, panel: usize, block: &Block, to: *mut f32) {
         let Correlation {
             extent,
             x,
             x_raster,
-            columns,
+            taps,
             ..
         } = self.correlation;
-        let column = panel * PANEL;
-        for (at, line) in block.clone().enumerate() {
+        let (tap, columns) = self.columns(panel);
+        for (at, line) in block.lines.clone().enumerate() {
+            let first = x_raster.line(extent, line) + taps[tap] + columns.start;
             let lanes = Lanes {
-                from: x.as_ptr().wrapping_add(x_raster.line(extent, line) + tap + column),
-                lanes: PANEL.min(columns - column),
+                from: x.as_ptr().wrapping_add(first),
+                lanes: columns.len(),
                 lane_stride: 1,
                 steps: extent.pixels,
                 step_stride: x_raster.pixel_stride,
@@ -156,16 +243,17 @@ impl Work<'_> {
         }
     }
 
-    fn compute_tile(&self, tile: usize, panel: usize, tap: usize, steps: usize, a: *const f32, b: *const f32) {
+    fn compute_tile(&self, tile: usize, panel: usize, block: &Block, a: *const f32, b: *const f32) {
         let Correlation {
             rows, columns, taps, ..
         } = self.correlation;
         let rows = part(*rows, self.tiles, tile);
-        let (column, stride) = (panel * PANEL, taps.len() * columns);
+        let stride = taps.len() * columns;
+        let (tap, of_tap) = self.columns(panel);
         let tile = Tile {
             rows: rows.len(),
-            columns: PANEL.min(columns - column),
-            k: steps,
+            columns: of_tap.len(),
+            k: block.steps,
             repeats: 1,
             a_leap: 0,
             b_leap: 0,
@@ -174,14 +262,14 @@ impl Work<'_> {
             a_step: self.kernel.width,
             b,
             ahead: Ahead { from: b, step: 0 },
-            c: self.c.at(rows.start * stride + tap * columns + column),
+            c: self.c.at(block.c + rows.start * stride + tap * columns + of_tap.start),
             c_row_stride: stride,
             other: None,
             alpha: 1.0,
-            start: Start::Add,
+            start: block.start,
         };
-        // SAFETY: both operands are packed for `steps` steps; this task alone writes these rows and columns of c, which
-        // lie inside of it.
+        // SAFETY: both operands are packed for all steps; this task alone writes these rows and columns of this slice's
+        // sums, which lie inside of c.
         unsafe { (self.kernel.tile)(&tile) }
     }
 }
