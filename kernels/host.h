@@ -73,6 +73,8 @@ const char *call(void (*kernel)(A...), const unsigned *grid, const unsigned *blo
     return call(kernel, grid, block, shared_bytes, args, order, std::index_sequence_for<A...>{});
 }
 
+template <typename... A> constexpr unsigned count_arguments(void (*)(A...)) { return sizeof...(A); }
+
 template <typename T> uint64_t to_bits(T value) {
     static_assert(sizeof(T) <= 8, "a lane exchanges at most eight bytes");
     uint64_t bits = 0;
@@ -109,7 +111,10 @@ inline void whole_warp(unsigned mask) {
     type *const name = static_cast<type *>(host::static_shared(&name##_tag, sizeof(type) * (count)))
 #define DYNAMIC_SHARED(type, name) type *const name = static_cast<type *>(host::dynamic_shared())
 
+// Beside a kernel, for whoever has to keep its arguments: how many there are.
 #define EXPORT(kernel)                                                                                                 \
+    extern "C" __attribute__((visibility("default"))) const unsigned kernel##_host_arguments;                          \
+    const unsigned kernel##_host_arguments = host::count_arguments(kernel);                                            \
     extern "C" const char *kernel##_host(const unsigned *grid, const unsigned *block, unsigned shared_bytes,           \
                                          void **args, unsigned order) {                                                \
         return host::call(kernel, grid, block, shared_bytes, args, order);                                             \

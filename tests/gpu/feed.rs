@@ -153,3 +153,61 @@ fn of_pictures_that_stay_only_tables_are_copied() {
         "{one:?}"
     );
 }
+
+/// These tests once more, on streams that do their work as late as they may, or with the feed's stream ahead of the others: a
+/// missing wait gives other samples.
+#[test]
+fn the_order_is_that_of_events_alone() {
+    if place::is_real() || std::env::var_os("DTRAIN_STAND_IN_ORDER").is_some() {
+        return;
+    }
+    for order in ["late", "mixed"] {
+        let mut tests = std::process::Command::new(std::env::current_exe().unwrap());
+        tests
+            .args(["feed::", "--test-threads", "1"])
+            .env("DTRAIN_STAND_IN_ORDER", order);
+        let output = tests.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("5 passed"), "{order}:\n{text}");
+    }
+}
+
+/// Samples that are read late, long after their batch is gone: the GPU keeps the order, not the host.
+#[test]
+fn what_was_asked_of_samples_comes_before_the_next_ones() {
+    let feed = feed(DType::F16, 1 << 16, 0);
+    let (expected, _) = samples(3, config(TransformKind::Train, Some(feed.clone())));
+    let batch =
+        |number: u32| MicroBatch::of_rows(number / 2, (0..ROWS as u32).filter(move |row| row % 2 == number % 2));
+    let mut loader = Loader::new(Noise, (0..6).map(batch), config(TransformKind::Train, Some(feed))).unwrap();
+    let mut copies = Vec::new();
+    while let Some(batch) = loader.next().unwrap() {
+        copies.push(cast(&batch.pixels_bchw, DType::F32).unwrap());
+    }
+    let found: Vec<f32> = copies.iter().flat_map(|copy| values(copy).unwrap().to_vec()).collect();
+    assert!(found == expected);
+}
+
+#[test]
+fn a_loader_ends_in_the_middle_and_its_feed_serves_the_next_one() {
+    let feed = feed(DType::F32, 0, 0);
+    let endless = |number: u32| MicroBatch::of_rows(number, 0..BATCH as u32);
+    let (expected, _) = samples(1, config(TransformKind::Train, None));
+    for taken in 0..4 {
+        let mut loader = Loader::new(
+            Noise,
+            (0..).map(endless),
+            config(TransformKind::Train, Some(feed.clone())),
+        )
+        .unwrap();
+        let mut held = Vec::new();
+        for _ in 0..taken {
+            held.truncate(1);
+            held.insert(0, loader.next().unwrap().unwrap());
+        }
+        drop(loader);
+        drop(held);
+        let (ours, _) = samples(1, config(TransformKind::Train, Some(feed.clone())));
+        assert!(ours == expected, "after {taken} batches");
+    }
+}

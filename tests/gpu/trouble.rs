@@ -106,6 +106,22 @@ fn a_full_gpu_is_told_with_what_was_asked_and_what_to_set() {
     );
 }
 
+#[test]
+fn a_gpu_that_is_full_of_pictures_is_told_with_how_to_keep_fewer() {
+    let place = Playground::new(8, 4);
+    // Enough for the model and the pictures, not for what products work in.
+    let full = [("DTRAIN_STAND_IN_BYTES", "20000000")];
+    let arguments = ["device=cuda", "image-cache=device", "image-cache-gb=1"];
+    let Some(ended) = run(&place, 0, &arguments, &full) else {
+        return;
+    };
+    assert_eq!(ended.code, Some(1), "{}", ended.text);
+    says(
+        &ended,
+        &["the GPU is out of memory", "for decoded pictures", "--image-cache host"],
+    );
+}
+
 /// A run that nobody waits for.
 fn endless(place: &Playground) -> Option<Child> {
     if place::is_real() {

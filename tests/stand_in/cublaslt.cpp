@@ -6,8 +6,11 @@
 
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <dlfcn.h>
 #include <initializer_list>
+#include <string>
 
 #define API extern "C" __attribute__((visibility("default")))
 
@@ -98,6 +101,16 @@ bool fits(const Description &d, const Layout &a, const Layout &b, const Layout &
     return sizes && types && (d.epilogue == 1 || d.epilogue == 4);
 }
 
+// Does what the driver's stand-in was asked on a stream and left for later.
+void catch_up(void *stream) {
+    static auto *function = [] {
+        const char *folder = getenv("DTRAIN_CUDA_LIB_DIR");
+        void *driver = folder ? dlopen((std::string(folder) + "/libcuda.so.1").c_str(), RTLD_NOW) : nullptr;
+        return reinterpret_cast<int (*)(void *)>(driver ? dlsym(driver, "stand_in_catch_up") : nullptr);
+    }();
+    if (function) function(stream);
+}
+
 } // namespace
 
 API int cublasLtCreate(void **handle) { return *handle = new int(0), OK; }
@@ -139,7 +152,8 @@ API int cublasLtMatmulAlgoGetHeuristic(void *, void *description, void *a, void 
 }
 API int cublasLtMatmul(void *, void *description, const float *alpha, const void *a, void *a_layout, const void *b,
                        void *b_layout, const float *beta, const void *c, void *c_layout, void *d, void *d_layout,
-                       const Algorithm *algorithm, void *, size_t, void *) {
+                       const Algorithm *algorithm, void *, size_t, void *stream) {
+    catch_up(stream);
     auto &what = *static_cast<Description *>(description);
     auto &la = *static_cast<Layout *>(a_layout), &lb = *static_cast<Layout *>(b_layout);
     auto &lc = *static_cast<Layout *>(c_layout), &ld = *static_cast<Layout *>(d_layout);

@@ -2,14 +2,17 @@
 // over ordinary memory, with kernels that were built for the host (kernels/host.h).
 //
 // So the whole CUDA side runs as it is shipped: finding kernels by name, their arguments and launch shapes, memory, streams.
-// Everything is done at once, so what it cannot show is work that is ordered wrongly; only copies into pinned memory arrive late,
-// when their stream, or an event behind them, was waited for. Fresh memory holds 0xff, which reads
+// Everything is done at once; only copies into pinned memory arrive late, when their stream, or an event behind them, was waited
+// for. DTRAIN_STAND_IN_ORDER lets streams do their work as late as events and the host's waits allow, so that work shows
+// that is ordered wrongly. Fresh memory holds 0xff, which reads
 // as NaN; every block has guards, and a kernel that writes past its operands ends the program with a message.
 //
 //   DTRAIN_STAND_IN_KERNELS   the shared object with the kernels
 //   DTRAIN_STAND_IN_GPUS      how many GPUs there seem to be (1)
 //   DTRAIN_STAND_IN_VERSION   the CUDA version that the driver serves (99000)
 //   DTRAIN_STAND_IN_BYTES     memory of a GPU (1 GiB)
+//   DTRAIN_STAND_IN_PINNED    the largest block of pinned memory that can be had (any)
+//   DTRAIN_STAND_IN_ORDER     late: all streams; mixed: all but those with a priority (at once)
 //   DTRAIN_STAND_IN_COUNTS    a file to which the process adds a line at its end: how often the host waited for everything
 //                             (streams, contexts, copies into memory that is not pinned) and for single events, and launches
 
@@ -18,9 +21,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <dlfcn.h>
+#include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -45,9 +52,27 @@ struct Copy {
     void *to;
     std::vector<unsigned char> bytes;
 };
+struct Stream {
+    bool is_late;
+    std::deque<std::function<int()>> asked;
+    int failed = OK;
+};
+struct Mark {
+    Stream *stream = nullptr;
+    uint64_t recorded = 0, reached = 0;
+};
 struct Event {
     bool asked = false; // since it was recorded
+    std::shared_ptr<Mark> mark = std::make_shared<Mark>();
 };
+struct Function {
+    const char *(*call)(const unsigned *, const unsigned *, unsigned, void **, unsigned);
+    unsigned arguments;
+};
+
+// Held while anything is asked or done.
+std::recursive_mutex turn;
+std::set<Stream *> streams;
 std::map<uintptr_t, size_t> pinned;
 std::vector<Copy> late;
 
@@ -69,6 +94,54 @@ void *kernels() {
         return opened;
     }();
     return library;
+}
+
+int open_stream(void **stream, bool has_priority) {
+    const char *order = getenv("DTRAIN_STAND_IN_ORDER");
+    std::lock_guard<std::recursive_mutex> mine(turn);
+    auto *made = new Stream{order && (!strcmp(order, "late") || !has_priority), {}, OK};
+    streams.insert(made);
+    return *stream = made, OK;
+}
+
+void step(Stream *stream) {
+    auto job = std::move(stream->asked.front());
+    stream->asked.pop_front();
+    int error = job();
+    if (error && !stream->failed) stream->failed = error;
+}
+
+int drain(Stream *stream) {
+    std::lock_guard<std::recursive_mutex> mine(turn);
+    while (stream && !stream->asked.empty()) step(stream);
+    return stream ? stream->failed : OK;
+}
+
+int drain_all() {
+    std::lock_guard<std::recursive_mutex> mine(turn);
+    for (Stream *stream : streams)
+        if (int error = drain(stream)) return error;
+    return OK;
+}
+
+// The null stream, which nobody should use, is as good as everything.
+int ask(void *stream_, std::function<int()> job) {
+    std::lock_guard<std::recursive_mutex> mine(turn);
+    auto *stream = static_cast<Stream *>(stream_);
+    if (!stream) return drain_all() ? LAUNCH_FAILED : job();
+    if (!stream->is_late && stream->asked.empty()) return job();
+    stream->asked.push_back(std::move(job));
+    return stream->is_late ? OK : drain(stream);
+}
+
+// Does what the mark's stream was asked before it.
+int reach(const std::shared_ptr<Mark> &mark, uint64_t recorded) {
+    std::lock_guard<std::recursive_mutex> mine(turn);
+    while (mark->reached < recorded) {
+        if (mark->stream->asked.empty()) die("streams wait for each other");
+        step(mark->stream);
+    }
+    return mark->stream ? mark->stream->failed : OK;
 }
 
 void check_guards(uintptr_t at, size_t bytes) {
@@ -135,10 +208,12 @@ int arrive() {
     return OK;
 }
 
-int wait_for_all() {
+int wait_for_all(Stream *stream) {
     waits++;
+    int error = stream ? drain(stream) : drain_all();
     all_guards();
-    return arrive();
+    arrive();
+    return error;
 }
 
 __attribute__((destructor)) void tell_counts() {
@@ -150,8 +225,6 @@ __attribute__((destructor)) void tell_counts() {
 }
 
 } // namespace
-
-using Call = const char *(*)(const unsigned *, const unsigned *, unsigned, void **, unsigned);
 
 API int cuInit(unsigned) { return setting("DTRAIN_STAND_IN_GPUS", 1) > 0 ? OK : NO_DEVICE; }
 API int cuDriverGetVersion(int *version) { return *version = int(setting("DTRAIN_STAND_IN_VERSION", 99000)), OK; }
@@ -183,24 +256,53 @@ API int cuDevicePrimaryCtxRetain(void **context, int device) {
 API int cuDevicePrimaryCtxRelease_v2(int) { return OK; }
 API int cuCtxGetCurrent(void **context) { return *context = current, OK; }
 API int cuCtxSetCurrent(void *context) { return current = context, OK; }
-API int cuCtxSynchronize() { return wait_for_all(); }
-API int cuStreamCreate(void **stream, unsigned) { return *stream = malloc(1), OK; }
+API int cuCtxSynchronize() { return wait_for_all(nullptr); }
+API int cuStreamCreate(void **stream, unsigned) { return open_stream(stream, false); }
 API int cuCtxGetStreamPriorityRange(int *least, int *greatest) { return *least = 0, *greatest = -5, OK; }
-API int cuStreamCreateWithPriority(void **stream, unsigned flags, int) { return cuStreamCreate(stream, flags); }
-API int cuStreamDestroy_v2(void *stream) { return free(stream), OK; }
-API int cuStreamSynchronize(void *) { return wait_for_all(); }
-API int cuStreamWaitEvent(void *, void *, unsigned) { return OK; }
+API int cuStreamCreateWithPriority(void **stream, unsigned, int) { return open_stream(stream, true); }
+API int cuStreamDestroy_v2(void *stream) {
+    drain(static_cast<Stream *>(stream)); // marks may still name it, so it stays
+    return OK;
+}
+// For the other stand-ins: does what a stream was asked, without counting as a wait.
+API int stand_in_catch_up(void *stream) { return drain(static_cast<Stream *>(stream)); }
+API int cuStreamSynchronize(void *stream) { return wait_for_all(static_cast<Stream *>(stream)); }
+API int cuStreamWaitEvent(void *stream, void *event, unsigned) {
+    std::lock_guard<std::recursive_mutex> mine(turn);
+    auto mark = static_cast<Event *>(event)->mark;
+    uint64_t recorded = mark->recorded;
+    if (mark->reached >= recorded) return OK;
+    return ask(stream, [mark, recorded] { return reach(mark, recorded); });
+}
 API int cuStreamIsCapturing(void *, int *status) { return *status = 0, OK; }
 API int cuEventCreate(void **event, unsigned) { return *event = new Event, OK; }
 API int cuEventDestroy_v2(void *event) { return delete static_cast<Event *>(event), OK; }
-API int cuEventRecord(void *event, void *) { return static_cast<Event *>(event)->asked = false, OK; }
+API int cuEventRecord(void *event_, void *stream) {
+    std::lock_guard<std::recursive_mutex> mine(turn);
+    auto *event = static_cast<Event *>(event_);
+    event->asked = false;
+    auto mark = event->mark;
+    // Waits for what was recorded before lead to where they were asked; nobody may record on another stream meanwhile.
+    if (mark->stream != stream && mark->reached < mark->recorded) reach(mark, mark->recorded);
+    mark->stream = static_cast<Stream *>(stream);
+    uint64_t number = ++mark->recorded;
+    return ask(stream, [mark, number] { return mark->reached = number, OK; });
+}
 API int cuEventQuery(void *event) {
-    bool &asked = static_cast<Event *>(event)->asked;
+    std::lock_guard<std::recursive_mutex> mine(turn);
+    auto &[asked, mark] = *static_cast<Event *>(event);
     if (!asked) return asked = true, NOT_READY;
+    if (mark->reached < mark->recorded) return step(mark->stream), NOT_READY;
     events_awaited++;
     return arrive();
 }
-API int cuEventSynchronize(void *) { return events_awaited++, arrive(); }
+API int cuEventSynchronize(void *event) {
+    events_awaited++;
+    auto mark = static_cast<Event *>(event)->mark;
+    int error = reach(mark, mark->recorded);
+    arrive();
+    return error;
+}
 API int cuEventElapsedTime_v2(float *milliseconds, void *, void *) { return *milliseconds = 0.001f, OK; }
 API int cuEventElapsedTime(float *milliseconds, void *, void *) { return *milliseconds = 0.001f, OK; }
 API int cuDeviceGetDefaultMemPool(void **pool, int) { return *pool = nullptr, OK; }
@@ -213,44 +315,56 @@ API int cuMemGetInfo_v2(size_t *left, size_t *total) {
 }
 API int cuMemAllocAsync(uint64_t *address, size_t bytes, void *) { return allocate(address, bytes); }
 API int cuMemAlloc_v2(uint64_t *address, size_t bytes) { return allocate(address, bytes); }
-API int cuMemFreeAsync(uint64_t address, void *) { return release(address); }
-API int cuMemFree_v2(uint64_t address) { return release(address); }
+API int cuMemFreeAsync(uint64_t address, void *stream) {
+    return ask(stream, [address] { return release(address); });
+}
+API int cuMemFree_v2(uint64_t address) { return drain_all(), release(address); }
 API int cuMemHostAlloc(void **address, size_t bytes, unsigned) {
+    if (bytes > size_t(setting("DTRAIN_STAND_IN_PINNED", 1l << 40))) return OUT_OF_MEMORY;
     *address = malloc(bytes);
     std::lock_guard<std::mutex> held(lock);
     pinned[reinterpret_cast<uintptr_t>(*address)] = bytes;
     return OK;
 }
 API int cuMemFreeHost(void *address) {
+    drain_all();
     arrive();
     std::lock_guard<std::mutex> held(lock);
     pinned.erase(reinterpret_cast<uintptr_t>(address));
     return free(address), OK;
 }
-API int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *) {
+API int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream) {
     if (!is_owned(to, bytes)) return INVALID_VALUE;
-    return memcpy(reinterpret_cast<void *>(to), from, bytes), OK;
+    auto *target = reinterpret_cast<void *>(to);
+    if (is_pinned(from, bytes)) return ask(stream, [=] { return memcpy(target, from, bytes), OK; });
+    auto *start = static_cast<const unsigned char *>(from);
+    auto taken = std::make_shared<std::vector<unsigned char>>(start, start + bytes);
+    return ask(stream, [=] { return memcpy(target, taken->data(), bytes), OK; });
 }
-API int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *) {
+API int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) {
     if (!is_owned(from, bytes)) return INVALID_VALUE;
     auto *start = reinterpret_cast<unsigned char *>(from);
-    if (is_pinned(to, bytes)) {
-        std::lock_guard<std::mutex> held(lock);
-        late.push_back({to, {start, start + bytes}});
-        return OK;
-    }
+    if (is_pinned(to, bytes))
+        return ask(stream, [=] {
+            std::lock_guard<std::mutex> held(lock);
+            late.push_back({to, {start, start + bytes}});
+            return OK;
+        });
     waits++;
-    return memcpy(to, start, bytes), OK;
+    int error = drain(static_cast<Stream *>(stream));
+    return memcpy(to, start, bytes), error;
 }
-API int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *) {
+API int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *stream) {
     if (!is_owned(from, bytes) || !is_owned(to, bytes)) return INVALID_VALUE;
-    return memmove(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), bytes), OK;
+    return ask(stream, [=] { return memmove(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), bytes), OK; });
 }
-API int cuMemsetD8Async(uint64_t to, unsigned char byte, size_t bytes, void *) {
+API int cuMemsetD8Async(uint64_t to, unsigned char byte, size_t bytes, void *stream) {
     if (!is_owned(to, bytes)) return INVALID_VALUE;
-    return memset(reinterpret_cast<void *>(to), byte, bytes), OK;
+    return ask(stream, [=] { return memset(reinterpret_cast<void *>(to), byte, bytes), OK; });
 }
-API int cuMemsetD8_v2(uint64_t to, unsigned char byte, size_t bytes) { return cuMemsetD8Async(to, byte, bytes, nullptr); }
+API int cuMemsetD8_v2(uint64_t to, unsigned char byte, size_t bytes) {
+    return drain_all(), cuMemsetD8Async(to, byte, bytes, nullptr);
+}
 
 // Every image is the same to it: all kernels are in one shared object. candle's PTX (it is text) has none of them.
 API int cuModuleLoadData(void **module, const void *image) {
@@ -260,18 +374,30 @@ API int cuModuleLoadData(void **module, const void *image) {
 API int cuModuleUnload(void *) { return OK; }
 API int cuModuleGetFunction(void **function, void *module, const char *name) {
     std::string symbol = std::string(name) + "_host";
-    *function = module == reinterpret_cast<void *>(uintptr_t(1)) ? dlsym(kernels(), symbol.c_str()) : nullptr;
-    return *function ? OK : NOT_FOUND;
+    bool is_ours = module == reinterpret_cast<void *>(uintptr_t(1));
+    void *found = is_ours ? dlsym(kernels(), symbol.c_str()) : nullptr;
+    if (!found) return *function = nullptr, NOT_FOUND;
+    auto *arguments = static_cast<const unsigned *>(dlsym(kernels(), (symbol + "_arguments").c_str()));
+    if (!arguments) die("a kernel that does not say how many arguments it has");
+    return *function = new Function{reinterpret_cast<decltype(Function::call)>(found), *arguments}, OK;
 }
 API int cuFuncSetAttribute(void *, int, int value) { return value <= MOST_SHARED ? OK : INVALID_VALUE; }
 API int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-                       unsigned shared, void *, void **arguments, void **) {
+                       unsigned shared, void *stream, void **arguments, void **) {
     launches++;
-    unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
     if (gx * gy * gz == 0 || bx * by * bz == 0 || bx * by * bz > 1024) return INVALID_VALUE;
-    const char *problem = reinterpret_cast<Call>(function)(grid, block, shared, arguments, 0);
-    if (problem) fprintf(stderr, "stand-in GPU: %s\n", problem);
-    return problem ? LAUNCH_FAILED : OK;
+    auto *kernel = static_cast<Function *>(function);
+    // Whoever launches keeps its arguments no longer than the call; each lies in eight bytes.
+    std::vector<uint64_t> cells(kernel->arguments);
+    for (unsigned i = 0; i < kernel->arguments; i++) memcpy(&cells[i], arguments[i], sizeof(uint64_t));
+    return ask(stream, [=]() mutable {
+        unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
+        std::vector<void *> places;
+        for (auto &cell : cells) places.push_back(&cell);
+        const char *problem = kernel->call(grid, block, shared, places.data(), 0);
+        if (problem) fprintf(stderr, "stand-in GPU: %s\n", problem);
+        return problem ? int(LAUNCH_FAILED) : int(OK);
+    });
 }
 
 API int cuGetErrorString(int error, const char **text) {

@@ -8,7 +8,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <dlfcn.h>
 #include <fcntl.h>
+#include <string>
 #include <sys/mman.h>
 #include <thread>
 #include <unistd.h>
@@ -67,6 +69,16 @@ struct Communicator {
     }
 };
 
+// Does what the driver's stand-in was asked on a stream and left for later.
+void catch_up(void *stream) {
+    static auto *function = [] {
+        const char *folder = getenv("DTRAIN_CUDA_LIB_DIR");
+        void *driver = folder ? dlopen((std::string(folder) + "/libcuda.so.1").c_str(), RTLD_NOW) : nullptr;
+        return reinterpret_cast<int (*)(void *)>(driver ? dlsym(driver, "stand_in_catch_up") : nullptr);
+    }();
+    if (function) function(stream);
+}
+
 } // namespace
 
 API int ncclGetVersion(int *version) { return *version = 22809, OK; }
@@ -96,7 +108,8 @@ API int ncclCommInitRankConfig(Communicator **communicator, int ranks, Id id, in
     });
 }
 API int ncclCommGetAsyncError(Communicator *c, int *state) { return *state = c->state, OK; }
-API int ncclAllReduce(const float *from, float *to, size_t count, int type, int operation, Communicator *c, void *) {
+API int ncclAllReduce(const float *from, float *to, size_t count, int type, int operation, Communicator *c, void *stream) {
+    catch_up(stream);
     if (type != 7 || operation != 0 || from != to || count > MOST_VALUES) return INVALID_ARGUMENT; // f32, sum
     return c->start([=] {
         memcpy(c->values + size_t(c->rank) * MOST_VALUES, from, count * sizeof(float));
