@@ -280,6 +280,39 @@ fn a_block_shuffle_is_another_order_and_the_same_on_any_ranks() {
     assert!(exact.history("loss")[0] != alone.history("loss")[0]);
 }
 
+/// Everything that augments is on: the samples are the same wherever they are made.
+#[test]
+fn augmented_samples_are_the_same_on_all_ranks() {
+    let place = Playground::new(24, 8);
+    let run = |world: usize, batch: &str, more: &[&str]| {
+        let batch = format!("per-device-train-batch-size={batch}");
+        let name = format!("{world} {}", more.len());
+        place.succeed(
+            world,
+            &name,
+            &with(&INVARIANCE, &[&["max-steps=6", "eval-steps=6", &batch], more].concat()),
+        )
+    };
+    let on = [
+        "rand-augment=2,9",
+        "color-jitter=0.4,0.4,0.4,0.1",
+        "random-erasing=0.5",
+        "random-erasing-mode=pixel",
+    ];
+    let (alone, ranks, plain) = (run(0, "8", &on), run(2, "4", &on), run(0, "8", &[]));
+    assert_eq!(alone.history("loss").len(), 6);
+    assert_close("loss", &ranks.history("loss"), &alone.history("loss"), 1e-5);
+    assert_close(
+        "eval_loss",
+        &ranks.history("eval_loss"),
+        &alone.history("eval_loss"),
+        1e-5,
+    );
+    // Other samples than without, from the first step on.
+    let (augmented, plain) = (alone.history("loss"), plain.history("loss"));
+    assert!((augmented[0] / plain[0] - 1.0).abs() > 1e-3, "{augmented:?} {plain:?}");
+}
+
 /// Every fifth step has two samples, so that of three ranks one has none and normalises with the others all the same.
 #[test]
 fn batches_normalised_over_all_ranks_train_as_one_rank_does() {

@@ -1,6 +1,7 @@
 //! The flags of a training run. Every field is a key of the recipe, so that the typed flags are the recipe's top layer.
 
 mod aids;
+mod augmentation;
 
 mod table;
 
@@ -10,6 +11,7 @@ use clap::Args;
 use serde::Serialize;
 
 use aids::Aids;
+use augmentation::Augmentation;
 
 use super::typed::{boolean, max_steps, warmup_steps};
 use crate::error::Result;
@@ -101,6 +103,9 @@ pub struct Values {
     /// train: random crop and flip; eval: resize and centre crop; processor: as the model's image processor
     #[arg(long, help_heading = "Data")]
     train_transform: Option<TransformKind>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    augmentation: Augmentation,
     /// How pictures are resized when evaluating
     #[arg(long, help_heading = "Data")]
     eval_transform: Option<EvalTransform>,

@@ -3,6 +3,10 @@
 //! Distributions and rounding are torchvision's (`RandomResizedCrop.get_params`, `RandomHorizontalFlip`); the random
 //! numbers are ours.
 
+mod color_jitter;
+mod erasing;
+mod rand_augment;
+
 use crate::ops::jpeg::Rect;
 use crate::rng::{Purpose, Stream};
 

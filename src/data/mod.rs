@@ -29,4 +29,4 @@ pub use pictures::{PictureCache, PictureSizes};
 pub use preprocessor::Preprocessor;
 pub use source::{Columns, Dataset, Description, Source, SplitDescription, is_image, usable_memory};
 pub use split::{Slice, TestSize};
-pub use transform::Transform;
+pub use transform::{Augmentations, Transform};

@@ -110,9 +110,9 @@ pub(super) mod tests {
 
     use super::*;
     use crate::data::loader::{Loader, LoaderConfig, LoaderStatistics};
-    use crate::data::{MicroBatch, Preprocessor, Transform};
+    use crate::data::{Augmentations, MicroBatch, Preprocessor, Transform};
     use crate::error::Result;
-    use crate::recipe::{OnBadImage, TransformKind};
+    use crate::recipe::{ColorJitter, ErasingMode, OnBadImage, RandAugment, TransformKind};
 
     pub const ROWS: usize = 12;
 
@@ -196,10 +196,11 @@ pub(super) mod tests {
     }
 
     /// All samples of three epochs, and how many bytes of files were read.
-    fn three_epochs(drawn: &Drawn, kind: TransformKind, threads: usize, budget: Option<usize>) -> (Vec<u32>, u64) {
+    fn three_epochs(drawn: &Drawn, transform: &Transform, threads: usize, budget: Option<usize>) -> (Vec<u32>, u64) {
         let config = LoaderConfig {
+            transform: transform.clone(),
             pictures: budget.and_then(host),
-            ..config(kind, threads)
+            ..config(TransformKind::Train, threads)
         };
         let (bits, statistics) = samples(drawn, 3, config);
         (bits, statistics.bytes)
@@ -209,13 +210,34 @@ pub(super) mod tests {
     fn samples_are_the_same_with_and_without_kept_pictures() {
         let drawn = Drawn::new();
         let bad = drawn.bad_bytes();
-        for kind in [TransformKind::Train, TransformKind::Eval] {
-            let (expected, read) = three_epochs(&drawn, kind, 1, None);
+        let preprocessor = Preprocessor::parse(r#"{"size": 32}"#).unwrap();
+        let plain = |kind| Transform::new(&preprocessor, kind);
+        let all = Augmentations {
+            rand_augment: RandAugment {
+                num_ops: 3,
+                ..RandAugment::default()
+            },
+            color_jitter: ColorJitter {
+                brightness: 0.4,
+                contrast: 0.4,
+                saturation: 0.4,
+                hue: 0.1,
+            },
+            random_erasing: 0.5,
+            random_erasing_mode: ErasingMode::Pixel,
+        };
+        for transform in [
+            plain(TransformKind::Train),
+            plain(TransformKind::Eval),
+            plain(TransformKind::Train).augmented(all),
+            plain(TransformKind::Processor).augmented(all),
+        ] {
+            let (expected, read) = three_epochs(&drawn, &transform, 1, None);
             assert_eq!(read, 3 * drawn.bytes());
             for threads in [1, 3] {
                 // Room for all of them, for some, for none.
                 for (budget, room) in [(usize::MAX, "all"), (100_000, "some"), (0, "none")] {
-                    let (samples, read) = three_epochs(&drawn, kind, threads, Some(budget));
+                    let (samples, read) = three_epochs(&drawn, &transform, threads, Some(budget));
                     assert!(samples == expected, "{threads} threads, room for {room}");
                     match room {
                         "all" => assert_eq!(read, drawn.bytes() + 2 * bad, "later epochs read only what is damaged"),

@@ -1,14 +1,16 @@
-//! One encoded picture to one normalized sample: decode, crop, flip, resize, normalize, into its place in the batch.
+//! One encoded picture to one normalized sample: decode, crop, flip, resize, augment, normalize, into its place in the batch.
 //!
 //! The arithmetic is torchvision's on Pillow images (`RandomResizedCrop`, `Resize`, `CenterCrop`, `ToTensor`, `Normalize`),
 //! bit for bit; see `ops::resample` and `Normalization`. Where the crop lies is decided before anything is decoded.
 //! Shapes: a sample is `[3, height, width]` (chw), f32.
 
+mod augmented;
 mod normalization;
 mod placement;
 mod staged;
 mod workplace;
 
+pub use augmented::Augmentations;
 pub use normalization::Normalization;
 use placement::{Middle, Placement};
 pub use staged::{Keeping, Stageable, StagedSample};
@@ -29,6 +31,7 @@ pub struct Transform {
     size: (usize, usize),
     normalization: Normalization,
     decode: Decode,
+    augmentations: Augmentations,
 }
 
 #[derive(Clone, Debug)]
@@ -56,6 +59,7 @@ impl Transform {
                 size,
                 normalization,
                 decode: Decode::Exact,
+                augmentations: Augmentations::default(),
             },
             TransformKind::Processor => Transform::of_processor(preprocessor),
             TransformKind::Eval => Transform::resize_center(size.0.min(size.1), Filter::Bilinear, size, normalization),
@@ -81,6 +85,7 @@ impl Transform {
             size,
             normalization,
             decode: Decode::Exact,
+            augmentations: Augmentations::default(),
         }
     }
 
@@ -91,6 +96,7 @@ impl Transform {
             size,
             normalization,
             decode: Decode::Exact,
+            augmentations: Augmentations::default(),
         }
     }
 
@@ -101,12 +107,18 @@ impl Transform {
             size: preprocessor.input_size(),
             normalization: Normalization::of_processor(preprocessor),
             decode: Decode::Exact,
+            augmentations: Augmentations::default(),
         }
     }
 
     /// The same of pictures that are decoded so.
     pub fn decoded(self, decode: Decode) -> Transform {
         Transform { decode, ..self }
+    }
+
+    /// The same with these augmentations behind it.
+    pub fn augmented(self, augmentations: Augmentations) -> Transform {
+        Transform { augmentations, ..self }
     }
 
     /// Height and width of a sample.
@@ -141,6 +153,17 @@ impl Transform {
         assert_eq!(sample_chw.len(), self.sample_len(), "size of a sample");
         let (height, width) = self.size;
         let normalization = &self.normalization;
+        if self.augmentations.change_pixels() {
+            return self.on_canvas(picture, name, workplace, |canvas| {
+                let planes = sample_chw.chunks_exact_mut(width * height);
+                for (channel, (plane, values)) in
+                    planes.zip(canvas.values_chw().chunks_exact(width * height)).enumerate()
+                {
+                    normalization.write(channel, values.iter(), plane);
+                }
+                self.augmentations.erase(name, self.size, sample_chw);
+            });
+        }
         workplace.run(
             picture,
             self.decode,
@@ -160,6 +183,7 @@ impl Transform {
                         true => normalization.write(channel, samples.iter().rev(), row),
                     }
                 });
+                self.augmentations.erase(name, self.size, sample_chw);
             },
         )
     }
@@ -168,27 +192,19 @@ impl Transform {
     pub fn apply_u8(&self, encoded: &[u8], name: SampleName, workplace: &mut Workplace) -> Result<Vec<u8>, String> {
         let (height, width) = self.size;
         let mut rgb_hwc = vec![0; 3 * height * width];
-        workplace.run(
-            Picture::Encoded(encoded),
-            self.decode,
-            |picture_width, picture_height| self.place(name, picture_width, picture_height),
-            (width, height),
-            |placement, resized| {
-                resized(&mut |channel, y, samples| {
-                    let row = &mut rgb_hwc[y * width * 3..][..width * 3];
-                    for (at, x) in placement.columns_covered(width).enumerate() {
-                        let from = if placement.flip { samples.len() - 1 - at } else { at };
-                        row[3 * x + channel] = samples[from];
-                    }
-                });
-            },
-        )?;
+        self.on_canvas(Picture::Encoded(encoded), name, workplace, |canvas| {
+            for (channel, plane) in canvas.values_chw().chunks_exact(height * width).enumerate() {
+                for (rgb, value) in rgb_hwc.chunks_exact_mut(3).zip(plane) {
+                    rgb[channel] = *value;
+                }
+            }
+        })?;
         Ok(rgb_hwc)
     }
 
     /// Whether `cut` and `normalization` say all that is done to a picture, so that `ops::preprocess` can do it.
     pub fn is_a_cut(&self) -> bool {
-        self.decode == Decode::Exact
+        self.decode == Decode::Exact && self.augmentations.are_off()
     }
 
     /// What becomes of a decoded, upright picture of `width` x `height`: for `ops::preprocess`. Not all, unless `is_a_cut`.

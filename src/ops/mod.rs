@@ -29,6 +29,7 @@ pub mod meter;
 pub mod mixing;
 pub mod parts;
 pub mod patches;
+pub mod pixels;
 pub mod pool;
 pub mod preprocess;
 pub mod reduce;

@@ -4,6 +4,7 @@
 //! override both: the layers are merged as TOML tables, then read once into [`Recipe`]. Unknown keys are errors.
 //! What a recipe means for a given dataset, world size and machine is decided in `cli`, never here.
 
+mod augmentation;
 mod choices;
 mod class_weights;
 mod freeze;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use augmentation::{ColorJitter, ErasingMode, RandAugment};
 pub use choices::{
     AdapterFormat, Decode, DeviceChoice, EvalTransform, ImageCache, Interval, Method, OnBadImage, Precision, Reporter,
     Schedule, ShuffleMode, TransformKind,
@@ -86,6 +88,12 @@ pub struct Recipe {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_eval_samples: Option<usize>,
     pub train_transform: TransformKind,
+    /// Augmentations of training samples, behind the transform.
+    pub rand_augment: RandAugment,
+    pub color_jitter: ColorJitter,
+    /// Share of the samples of which a rectangle is erased.
+    pub random_erasing: f64,
+    pub random_erasing_mode: ErasingMode,
     pub eval_transform: EvalTransform,
     /// false: samples in the order of the dataset, in every epoch.
     pub shuffle: bool,

@@ -2,6 +2,7 @@
 //! checked where the run is decided.
 
 mod aids;
+mod augmentation;
 mod data;
 mod ranges;
 
@@ -26,6 +27,7 @@ pub fn check(recipe: &Recipe) -> Result<(), Violation> {
     }
     check_model(r)?;
     data::check(r)?;
+    augmentation::check(r)?;
 
     at_least_1("per_device_train_batch_size", r.per_device_train_batch_size as u64)?;
     at_least_1("gradient_accumulation_steps", r.gradient_accumulation_steps as u64)?;

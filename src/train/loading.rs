@@ -6,7 +6,7 @@ use super::inputs::Splits;
 use super::picture_memory::{Supplied, Wanted, supply};
 use super::{Run, memory};
 use crate::collective::Collective;
-use crate::data::{LoaderConfig, Mixing, Preprocessor, Transform};
+use crate::data::{Augmentations, LoaderConfig, Mixing, Preprocessor, Transform};
 use crate::error::Result;
 use crate::model::Model;
 use crate::ops::device::Placement;
@@ -31,7 +31,9 @@ impl Loading {
         collective: &dyn Collective,
     ) -> Result<Loading> {
         let (recipe, world) = (&run.recipe, collective.world());
-        let train_transform = Transform::new(preprocessor, recipe.train_transform).decoded(recipe.decode);
+        let train_transform = Transform::new(preprocessor, recipe.train_transform)
+            .decoded(recipe.decode)
+            .augmented(Augmentations::of(recipe));
         let eval_transform = Transform::of_evaluation(preprocessor, recipe.eval_transform).decoded(recipe.decode);
         // Where samples are mixed, a partner at either end may come with them.
         let mixing = Mixing::of(recipe);

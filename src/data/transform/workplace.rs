@@ -6,6 +6,7 @@ use super::placement::Placement;
 use crate::data::decode::Decoder;
 use crate::data::pictures::PictureCache;
 use crate::ops::jpeg::{Rect, Scale};
+use crate::ops::pixels::Canvas;
 use crate::ops::preprocess::Plan;
 use crate::ops::resample::{Axis, Planes, Resampler};
 use crate::recipe::Decode;
@@ -25,7 +26,7 @@ pub enum Picture<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Durations {
     pub decode: Duration,
-    /// Resizing, flipping, normalizing.
+    /// Resizing, flipping, augmenting, normalizing.
     pub resample: Duration,
 }
 
@@ -37,6 +38,8 @@ pub struct Workplace {
     pub(super) resampler: Resampler,
     /// For pictures that a device makes into samples.
     pub(super) plan: Option<Plan>,
+    /// Where samples are augmented.
+    pub(super) canvas: Canvas,
 }
 
 impl Workplace {
@@ -48,6 +51,7 @@ impl Workplace {
             vertical: Axis::default(),
             resampler: Resampler::default(),
             plan: None,
+            canvas: Canvas::default(),
         })
     }
 

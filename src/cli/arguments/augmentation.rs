@@ -1,0 +1,39 @@
+//! The flags of the augmentations of training samples.
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::recipe::{ColorJitter, ErasingMode, RandAugment};
+
+#[derive(Args, Debug, Serialize)]
+#[command(next_help_heading = "Data")]
+pub struct Augmentation {
+    /// torchvision's RandAugment of training samples: 2,9; 0,0: none
+    #[arg(long, value_name = "NUM_OPS,MAGNITUDE[,BINS]", value_parser = rand_augment)]
+    rand_augment: Option<RandAugment>,
+    /// torchvision's ColorJitter of training samples: 0.4,0.4,0.4,0.1; 0,0,0: none
+    #[arg(long, value_name = "BRIGHTNESS,CONTRAST,SATURATION[,HUE]", value_parser = color_jitter)]
+    color_jitter: Option<ColorJitter>,
+    /// Share of the training samples of which a random rectangle is erased
+    #[arg(long, value_name = "P")]
+    random_erasing: Option<f64>,
+    /// What it is filled with: 0, a normal deviate per channel, or one per pixel
+    #[arg(long)]
+    random_erasing_mode: Option<ErasingMode>,
+}
+
+fn rand_augment(typed: &str) -> Result<RandAugment, String> {
+    Ok(list(typed)?.try_into()?)
+}
+
+fn color_jitter(typed: &str) -> Result<ColorJitter, String> {
+    Ok(list(typed)?.try_into()?)
+}
+
+/// Numbers with commas between them.
+fn list<T: std::str::FromStr<Err: std::fmt::Display>>(typed: &str) -> Result<Vec<T>, String> {
+    typed
+        .split(',')
+        .map(|number| number.trim().parse().map_err(|error| format!("`{number}`: {error}")))
+        .collect()
+}
