@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::model::Model;
-use crate::recipe::{Decode, Interval, Method, Precision};
+use crate::recipe::{Decode, Interval, Method, Precision, Recipe};
 use crate::train::{Inputs, Run, memory};
 
 /// The report; its `Display` ends with a line feed.
@@ -60,7 +60,7 @@ impl<'a> Preflight<'a> {
             (None, None) => "no validation samples".to_owned(),
         };
         format!(
-            "{}\n{} training samples ({}), {validation}\n{}{}",
+            "{}\n{} training samples ({}), {validation}\n{}{}{}",
             recipe.dataset,
             self.run.train_samples,
             recipe.train_split,
@@ -69,7 +69,8 @@ impl<'a> Preflight<'a> {
                 Decode::Exact => "",
                 Decode::Fast =>
                     "\ndecoded fast: pictures that shrink much are decoded smaller, so that pixels are not Pillow's",
-            }
+            },
+            augmentations(recipe)
         )
     }
 
@@ -193,6 +194,35 @@ fn trainable(model: &Model) -> String {
         grouped(all),
         100.0 * trainable as f64 / all as f64
     )
+}
+
+/// A line on what training samples go through besides the transform; empty if there is nothing.
+fn augmentations(recipe: &Recipe) -> String {
+    let (ops, jitter) = (&recipe.rand_augment, &recipe.color_jitter);
+    let ops = ops.is_on().then(|| {
+        let (magnitude, bins) = (ops.magnitude, ops.num_magnitude_bins);
+        format!(
+            "RandAugment with {} ops of magnitude {magnitude} of {bins}",
+            ops.num_ops
+        )
+    });
+    let jitter = jitter.is_on().then(|| {
+        format!(
+            "ColorJitter of brightness {} contrast {} saturation {} hue {}",
+            jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue
+        )
+    });
+    let erasing = (recipe.random_erasing > 0.0).then(|| {
+        format!(
+            "a rectangle erased of {:.0} % of the samples",
+            100.0 * recipe.random_erasing
+        )
+    });
+    let on: Vec<String> = [ops, jitter, erasing].into_iter().flatten().collect();
+    match on.is_empty() {
+        true => String::new(),
+        false => format!("\naugmented: {}", on.join(", ")),
+    }
 }
 
 /// `title     text`, further lines below the text.

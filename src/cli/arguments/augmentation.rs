@@ -10,15 +10,19 @@ use crate::recipe::{ColorJitter, ErasingMode, RandAugment};
 pub struct Augmentation {
     /// torchvision's RandAugment of training samples: 2,9; 0,0: none
     #[arg(long, value_name = "NUM_OPS,MAGNITUDE[,BINS]", value_parser = rand_augment)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     rand_augment: Option<RandAugment>,
     /// torchvision's ColorJitter of training samples: 0.4,0.4,0.4,0.1; 0,0,0: none
     #[arg(long, value_name = "BRIGHTNESS,CONTRAST,SATURATION[,HUE]", value_parser = color_jitter)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     color_jitter: Option<ColorJitter>,
     /// Share of the training samples of which a random rectangle is erased
     #[arg(long, value_name = "P")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     random_erasing: Option<f64>,
     /// What it is filled with: 0, a normal deviate per channel, or one per pixel
     #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     random_erasing_mode: Option<ErasingMode>,
 }
 

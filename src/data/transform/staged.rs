@@ -70,6 +70,7 @@ impl Transform {
             vertical,
             resampler,
             plan,
+            ..
         } = workplace;
         let plan = plan.get_or_insert_with(|| Plan::new(self.size()));
         let mut axes = (horizontal, vertical, resampler);
