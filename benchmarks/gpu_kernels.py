@@ -169,7 +169,7 @@ def elementwise(machine):
     a_, b_, out, total = (machine.array(v) for v in (x, y, x * 0, x * 0))
     one, mean, rstd = (machine.array(numpy.ones(n, numpy.float32)) for n in (width, rows, rows))
     norm = machine.kernel("layer_norm", "layer_norm_forward_f16", 0)
-    numbers = [numpy.uint32(rows), numpy.uint32(width), numpy.float32(1e-12)]
+    numbers = [numpy.uint32(rows), numpy.uint32(width), numpy.uint32(width), numpy.float32(1e-12)]
     seconds = machine.seconds([lambda: norm((-(-rows // 8), 1, 1), (256, 1, 1), [total, out, mean, rstd, a_, b_, one, one, one, *numbers])])
     found = {"layer_norm_forward_GBps": 4 * x.nbytes / seconds / 1e9}
     gelu = machine.kernel("gelu", "gelu_forward_f16", 0)

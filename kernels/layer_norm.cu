@@ -2,14 +2,16 @@
 //
 // T is f32, f16 or bf16; weights, biases, mean and rstd are f32. Rows n, width d.
 //
-// layer_norm_forward_T(x_out, y, mean, rstd, a, b, bias, w, w_bias, n, d, eps)
+// layer_norm_forward_T(x_out, y, mean, rstd, a, b, bias, w, w_bias, n, d, y_stride, eps)
 //   x[n,d] = a (+ b) (+ bias[d]), rounded to T; y[n,d] = (x - mean)·rstd·w[d] + w_bias[d]; mean[n], rstd[n] (biased variance).
+//   Rows of y lie y_stride ≥ d values apart.
 //   b, bias may be null; x_out may be null (then x is not stored) and may be a or b; mean and rstd may both be null.
 // layer_norm_again_T(y, x, mean, rstd, w, w_bias, n, d)
 //   The y of forward once more, the same bits.
-// layer_norm_backward_T(dx, dy, x, mean, rstd, w, residual, every, n, d)
+// layer_norm_backward_T(dx, dy, x, mean, rstd, w, residual, every, n, d, dy_stride)
 //   dx = residual + rstd·(g - mean(g) - x̂·mean(g·x̂)), g = dy·w. residual may be null (zeros) and may be dx. If `every` is more
 //   than 1, only each every-th row has a residual, row i's being residual[i / every] (the gradient of first tokens only).
+//   Rows of dy lie dy_stride ≥ d values apart.
 //   These three: one warp a row, launch::rows(n).
 // layer_norm_weights_partial_T(partial, dy, x, mean, rstd, rows, n, d), launch::layer_norm_weights(n, d)
 //   partial[2, parts, d]: sums over `rows` rows each of dy·x̂, then of dy; grid (columns / 256, parts).
@@ -75,13 +77,13 @@ template <typename T> struct Forward {
         if (x_out) row.store(x_out + at, k, x);
     }
 
-    DEVICE void scale(const Row &row, size_t at, int k, const float (&x)[8], float mean, float rstd) const {
+    DEVICE void scale(const Row &row, size_t to, int k, const float (&x)[8], float mean, float rstd) const {
         float weight[8], shift[8], out[8];
         row.load(w, k, weight);
         row.load(w_bias, k, shift);
 #pragma unroll
         for (int i = 0; i < 8; i++) out[i] = fmaf(normalized(x[i], mean, rstd), weight[i], shift[i]);
-        row.store(y + at, k, out);
+        row.store(y + to, k, out);
     }
 
     DEVICE void deviation(const Row &row, int k, const float (&x)[8], float mean, float &total) const {
@@ -93,7 +95,7 @@ template <typename T> struct Forward {
 
     DEVICE float reciprocal_deviation(float total) const { return 1.0f / sqrtf(warp_sum(total) / float(d) + eps); }
 
-    DEVICE void kept(const Row &row, size_t at, float &mean, float &rstd) const {
+    DEVICE void kept(const Row &row, size_t at, size_t to, float &mean, float &rstd) const {
         float x[KEPT][8], total = 0.0f, squares = 0.0f;
 #pragma unroll
         for (int k = 0; k < KEPT; k++) {
@@ -106,11 +108,11 @@ template <typename T> struct Forward {
         for (int k = 0; k < KEPT; k++) deviation(row, k, x[k], mean, squares);
         rstd = reciprocal_deviation(squares);
 #pragma unroll
-        for (int k = 0; k < KEPT; k++) scale(row, at, k, x[k], mean, rstd);
+        for (int k = 0; k < KEPT; k++) scale(row, to, k, x[k], mean, rstd);
     }
 
     // Reads the row again for each pass. x_out may be a or b, so x is stored in the last pass only.
-    DEVICE void streamed(const Row &row, size_t at, float &mean, float &rstd) const {
+    DEVICE void streamed(const Row &row, size_t at, size_t to, float &mean, float &rstd) const {
         Forward quiet = *this;
         quiet.x_out = nullptr;
         float x[8], total = 0.0f, squares = 0.0f;
@@ -127,21 +129,22 @@ template <typename T> struct Forward {
         rstd = reciprocal_deviation(squares);
         for (int k = 0; k < row.steps(); k++) {
             sum(row, at, k, x);
-            scale(row, at, k, x, mean, rstd);
+            scale(row, to, k, x, mean, rstd);
         }
     }
 };
 
 template <typename T>
 DEVICE void forward(T *x_out, T *y, float *mean_n, float *rstd_n, const T *a, const T *b, const float *bias, const float *w,
-                    const float *w_bias, unsigned n, unsigned d, float eps) {
+                    const float *w_bias, unsigned n, unsigned d, unsigned y_stride, float eps) {
     unsigned i = row_of_warp();
     if (i >= n) return;
-    Row row(int(d), are_aligned(x_out, y, a, b) && are_aligned(bias, w, w_bias));
+    Row row(int(d), are_aligned(x_out, y, a, b) && are_aligned(bias, w, w_bias) && y_stride % 8 == 0);
     Forward<T> f{x_out, y, a, b, bias, w, w_bias, int(d), eps};
     float mean, rstd;
-    if (row.steps() <= KEPT) f.kept(row, size_t(i) * d, mean, rstd);
-    else f.streamed(row, size_t(i) * d, mean, rstd);
+    size_t at = size_t(i) * d, to = size_t(i) * y_stride;
+    if (row.steps() <= KEPT) f.kept(row, at, to, mean, rstd);
+    else f.streamed(row, at, to, mean, rstd);
     if (mean_n && row.lane == 0) {
         mean_n[i] = mean;
         rstd_n[i] = rstd;
@@ -169,9 +172,9 @@ template <typename T> struct Backward {
     float mean, rstd;
 
     // g and x̂ of an eight; beyond the row both are 0.
-    DEVICE void load(const Row &row, size_t at, int k, float (&g)[8], float (&x_hat)[8]) const {
+    DEVICE void load(const Row &row, size_t at, size_t dy_at, int k, float (&g)[8], float (&x_hat)[8]) const {
         float weight[8];
-        row.load(dy + at, k, g);
+        row.load(dy + dy_at, k, g);
         row.load(x + at, k, x_hat);
         row.load(w, k, weight);
         int count = row.count(k);
@@ -204,19 +207,19 @@ template <typename T> struct Backward {
 
 template <typename T>
 DEVICE void backward(T *dx, const T *dy, const T *x, const float *mean_n, const float *rstd_n, const float *w,
-                     const T *residual, unsigned every, unsigned n, unsigned d) {
+                     const T *residual, unsigned every, unsigned n, unsigned d, unsigned dy_stride) {
     unsigned i = row_of_warp();
     if (i >= n) return;
-    Row row(int(d), are_aligned(dx, dy, x, residual) && is_aligned(w));
+    Row row(int(d), are_aligned(dx, dy, x, residual) && is_aligned(w) && dy_stride % 8 == 0);
     Backward<T> b{dx, dy, x, residual, w, mean_n[i], rstd_n[i]};
-    size_t at = size_t(i) * d;
+    size_t at = size_t(i) * d, dy_at = size_t(i) * dy_stride;
     const T *residual_row = residual && i % every == 0 ? residual + size_t(i / every) * d : nullptr;
     float sum_g = 0.0f, sum_gx = 0.0f;
     if (row.steps() <= KEPT) {
         float g[KEPT][8], x_hat[KEPT][8];
 #pragma unroll
         for (int k = 0; k < KEPT; k++) {
-            b.load(row, at, k, g[k], x_hat[k]);
+            b.load(row, at, dy_at, k, g[k], x_hat[k]);
             b.add(g[k], x_hat[k], sum_g, sum_gx);
         }
         float mean_g = warp_sum(sum_g) / float(d), mean_gx = warp_sum(sum_gx) / float(d);
@@ -226,12 +229,12 @@ DEVICE void backward(T *dx, const T *dy, const T *x, const float *mean_n, const 
     }
     float g[8], x_hat[8];
     for (int k = 0; k < row.steps(); k++) {
-        b.load(row, at, k, g, x_hat);
+        b.load(row, at, dy_at, k, g, x_hat);
         b.add(g, x_hat, sum_g, sum_gx);
     }
     float mean_g = warp_sum(sum_g) / float(d), mean_gx = warp_sum(sum_gx) / float(d);
     for (int k = 0; k < row.steps(); k++) {
-        b.load(row, at, k, g, x_hat);
+        b.load(row, at, dy_at, k, g, x_hat);
         b.store(row, at, residual_row, k, g, x_hat, mean_g, mean_gx);
     }
 }
@@ -280,8 +283,9 @@ DEVICE void weights_partial(float *partial, const T *dy, const T *x, const float
 #define ENTRIES(T, suffix)                                                                                             \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
         layer_norm_forward_##suffix(T *x_out, T *y, float *mean, float *rstd, const T *a, const T *b, const float *bias, \
-                                    const float *w, const float *w_bias, unsigned n, unsigned d, float eps) {          \
-        forward<T>(x_out, y, mean, rstd, a, b, bias, w, w_bias, n, d, eps);                                            \
+                                    const float *w, const float *w_bias, unsigned n, unsigned d, unsigned y_stride,    \
+                                    float eps) {                                                                       \
+        forward<T>(x_out, y, mean, rstd, a, b, bias, w, w_bias, n, d, y_stride, eps);                                  \
     }                                                                                                                  \
     EXPORT(layer_norm_forward_##suffix)                                                                                \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
@@ -292,8 +296,9 @@ DEVICE void weights_partial(float *partial, const T *dy, const T *x, const float
     EXPORT(layer_norm_again_##suffix)                                                                                  \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
         layer_norm_backward_##suffix(T *dx, const T *dy, const T *x, const float *mean, const float *rstd,             \
-                                     const float *w, const T *residual, unsigned every, unsigned n, unsigned d) {      \
-        backward<T>(dx, dy, x, mean, rstd, w, residual, every, n, d);                                                  \
+                                     const float *w, const T *residual, unsigned every, unsigned n, unsigned d,        \
+                                     unsigned dy_stride) {                                                             \
+        backward<T>(dx, dy, x, mean, rstd, w, residual, every, n, d, dy_stride);                                       \
     }                                                                                                                  \
     EXPORT(layer_norm_backward_##suffix)                                                                               \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \

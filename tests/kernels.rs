@@ -28,6 +28,8 @@ mod dropout;
 mod elementwise;
 #[path = "kernels/mixing.rs"]
 mod mixing;
+#[path = "kernels/low_rank.rs"]
+mod low_rank;
 #[path = "kernels/preprocess.rs"]
 mod preprocess;
 #[path = "kernels/soft_cross_entropy.rs"]
@@ -108,6 +110,11 @@ fn attention_is_the_cpus() {
 #[test]
 fn attention_on_tensor_cores_is_the_cpus() {
     check(attention::tensor_cases());
+}
+
+#[test]
+fn low_rank_adapters_are_the_cpus() {
+    check(low_rank::cases());
 }
 
 #[test]

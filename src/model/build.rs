@@ -12,7 +12,9 @@ use super::report::LoadReport;
 use super::weights::Checkpoint;
 use super::{LoraConfig, Training};
 use crate::error::Result;
-use crate::nn::{Block, Embeddings, LayerNorm, Linear, LowRank, Mlp, Projection, SelfAttention, Tokens, Weight};
+use crate::nn::{
+    Block, Embeddings, LayerNorm, Linear, LowRank, Mlp, Projection, SelfAttention, Tokens, Weight, Widened,
+};
 use crate::ops::cast::sent;
 use crate::ops::device::Placement;
 use crate::ops::dropout::Dropout;
@@ -277,7 +279,7 @@ impl Builder<'_> {
         let at = |module: &str| format!("vit.encoder.layer.{layer}.{module}");
         let norm_before = self.norm(&at("layernorm_before"))?;
         let qkv_names = |leaf: &str| Projection::ALL.map(|p| names::projection(layer, p, leaf));
-        let qkv = Linear {
+        let mut qkv = Linear {
             weight: self.weight(&qkv_names("weight"), &[3 * d, d], Role::Multiplied)?,
             bias: match self.config.qkv_bias {
                 QkvBias::Present => Some(self.weight(&qkv_names("bias"), &[3 * d], Role::Multiplied)?),
@@ -292,9 +294,14 @@ impl Builder<'_> {
                 .collect::<Result<Vec<_>>>()?,
             Training::Full | Training::AllBut(_) | Training::Head => Vec::new(),
         };
+        let widened = Widened::new(&qkv, &adapters)?;
+        if let Some(widened) = &widened {
+            qkv.weight = Weight::frozen(widened.projections()?);
+        }
         Ok(Block {
             norm_before,
             attention: SelfAttention {
+                widened,
                 qkv,
                 adapters,
                 output: self.linear(&at("attention.output.dense"), d, d)?,

@@ -58,7 +58,7 @@ impl Block {
     /// What the backward pass needs, out of the block's input: all of the forward pass but its last product.
     pub fn activations(&self, x_bsd: &Tensor, names: Option<&DropoutNames>) -> Result<BlockKept> {
         let queries = self.queries(x_bsd)?;
-        let (h, moments_before) = self.norm_before.forward(x_bsd)?;
+        let (h, moments_before) = self.norm_before.forward_in_rows(x_bsd, self.attention.row_width()?)?;
         let attention = self.attention.forward(&h, queries, names)?;
         let x_mid_bqd = {
             let _projection = part(Part::Projection);

@@ -12,6 +12,7 @@ pub mod low_rank;
 pub mod norm;
 pub mod residual_layer;
 pub mod self_attention;
+pub mod widened;
 
 pub use batch_norm::{BatchNorm, Together};
 pub use block::{Block, BlockKept, Mlp, Tokens};
@@ -22,3 +23,4 @@ pub use low_rank::LowRank;
 pub use norm::LayerNorm;
 pub use residual_layer::{ResidualKept, ResidualLayer, Wanted};
 pub use self_attention::{Below, Projection, SelfAttention};
+pub use widened::Widened;

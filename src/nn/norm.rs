@@ -23,6 +23,17 @@ impl LayerNorm {
         layer_norm::layer_norm(x_nd, &self.weight.value, &self.bias.value, self.eps)
     }
 
+    /// The same in rows of `width`, whose rest somebody else fills.
+    pub fn forward_in_rows(&self, x_nd: &Tensor, width: usize) -> Result<(Tensor, Moments)> {
+        match width == self.weight.value.elem_count() {
+            true => self.forward(x_nd),
+            false => {
+                let _norm = part(Part::LayerNorm);
+                layer_norm::layer_norm_in_rows(x_nd, &self.weight.value, &self.bias.value, self.eps, width)
+            }
+        }
+    }
+
     /// The output of forward once more.
     pub fn again(&self, x_nd: &Tensor, moments: &Moments) -> Result<Tensor> {
         let _norm = part(Part::LayerNorm);

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::{Linear, LowRank};
+use super::{Linear, LowRank, Widened};
 use crate::error::Result;
 use crate::ops::attention::{self, Attention, AttentionGradient, AttentionOutput, Wanted};
 use crate::ops::dropout::DropoutNames;
@@ -26,6 +26,8 @@ pub struct SelfAttention {
     pub qkv: Linear,
     /// At most one per projection.
     pub adapters: Vec<(Projection, LowRank)>,
+    /// Where a GPU computes the adapters with the projections.
+    pub widened: Option<Widened>,
     pub output: Linear,
     pub heads: usize,
 }
@@ -36,18 +38,34 @@ pub struct AttentionKept {
     k_bsd: Tensor,
     v_bsd: Tensor,
     output: AttentionOutput,
-    /// dropout(x)·Aᵀ of every adapter, in their order.
+    /// dropout(x)·Aᵀ of every adapter, in their order; side by side if they are computed with the projections.
     u: Vec<Tensor>,
 }
 
 impl SelfAttention {
-    /// h[b,s,d] → the heads' output before the last projection [b,q,d]; q = `queries` first tokens of each image.
+    /// The length of the rows that `h` must lie in.
+    pub fn row_width(&self) -> Result<usize> {
+        match &self.widened {
+            Some(widened) => Ok(widened.width()),
+            None => Ok(self.qkv.weight.value.dims()[1]),
+        }
+    }
+
+    /// h[b,s,d], in rows of [`SelfAttention::row_width`] → the heads' output before the last projection [b,q,d]; q = `queries`
+    /// first tokens of each image.
     pub fn forward(&self, h_bsd: &Tensor, queries: usize, names: Option<&DropoutNames>) -> Result<AttentionKept> {
         let _attention = part(Part::Attention);
+        let (qkv, mut u) = match &self.widened {
+            Some(widened) => {
+                let (qkv, u) = widened.fill(h_bsd, &self.adapters, names)?;
+                (qkv, vec![u])
+            }
+            None => (self.qkv.clone(), Vec::with_capacity(self.adapters.len())),
+        };
         let asking = h_bsd.narrow(1, 0, queries)?;
-        let [q_bqd, k_bsd, v_bsd] = self.projected(h_bsd, &asking)?;
-        let mut u = Vec::with_capacity(self.adapters.len());
-        for (projection, adapter) in &self.adapters {
+        let [q_bqd, k_bsd, v_bsd] = projected(&qkv, h_bsd, &asking)?;
+        let beside = self.adapters.iter().filter(|_| self.widened.is_none());
+        for (projection, adapter) in beside {
             let (y, x) = match projection {
                 Projection::Query => (&q_bqd, &asking),
                 Projection::Key => (&k_bsd, h_bsd),
@@ -70,7 +88,8 @@ impl SelfAttention {
         })
     }
 
-    /// From the gradient of the heads' output to that of h (None if nobody below needs it), adding to all weights'.
+    /// From the gradient of the heads' output to that of h (None if nobody below needs it), adding to all weights'. Here h is
+    /// [b,s,d]; its gradient may be a part of wider rows.
     pub fn backward(
         &self,
         do_bqd: &Tensor,
@@ -87,6 +106,9 @@ impl SelfAttention {
         };
         let _attention = part(Part::Attention);
         let gradient = attention::attention_backward(&operands, &kept.output, do_bqd, self.wanted(below))?;
+        if let (Some(widened), [u]) = (&self.widened, &kept.u[..]) {
+            return widened.backward(&gradient, &self.adapters, h_bsd, u, names, below);
+        }
         let asking = h_bsd.narrow(1, 0, kept.q_bqd.dims()[1])?;
         self.backward_weights(&gradient, h_bsd, &asking)?;
         let dh = match below {
@@ -109,19 +131,6 @@ impl SelfAttention {
             adapter.backward(&dy, x, u, names, dx.as_ref())?;
         }
         Ok(dh)
-    }
-
-    /// Query, key and value before adapters, as views of wider tensors.
-    fn projected(&self, h_bsd: &Tensor, asking_bqd: &Tensor) -> Result<[Tensor; 3]> {
-        let _product = part(Part::QkvProduct);
-        let (_, s, d) = h_bsd.dims3()?;
-        if asking_bqd.dims()[1] == s {
-            let qkv = self.qkv.forward(h_bsd)?;
-            return Ok([qkv.narrow(2, 0, d)?, qkv.narrow(2, d, d)?, qkv.narrow(2, 2 * d, d)?]);
-        }
-        let kv = self.qkv.outputs(d, 2 * d)?.forward(h_bsd)?;
-        let q = self.qkv.outputs(0, d)?.forward(asking_bqd)?;
-        Ok([q, kv.narrow(2, 0, d)?, kv.narrow(2, d, d)?])
     }
 
     /// dK is only of use to what lies below, to trained weights, or to an adapter on the keys.
@@ -173,6 +182,20 @@ impl AttentionKept {
     pub fn o_bqd(&self) -> &Tensor {
         &self.output.o_bqd
     }
+}
+
+/// Query, key and value of tokens; the query of those alone that ask.
+fn projected(qkv: &Linear, h_bsd: &Tensor, asking_bqd: &Tensor) -> Result<[Tensor; 3]> {
+    let _product = part(Part::QkvProduct);
+    let (_, s, _) = h_bsd.dims3()?;
+    let d = qkv.weight.value.dims()[0] / 3;
+    if asking_bqd.dims()[1] == s {
+        let qkv = qkv.forward(h_bsd)?;
+        return Ok([qkv.narrow(2, 0, d)?, qkv.narrow(2, d, d)?, qkv.narrow(2, 2 * d, d)?]);
+    }
+    let kv = qkv.outputs(d, 2 * d)?.forward(h_bsd)?;
+    let q = qkv.outputs(0, d)?.forward(asking_bqd)?;
+    Ok([q, kv.narrow(2, 0, d)?, kv.narrow(2, d, d)?])
 }
 
 /// Does anything below a layer need the gradient with respect to its input?

@@ -202,6 +202,39 @@ impl AttentionShape {
     }
 }
 
+/// `low_rank.cu`: n rows of width d.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LowRankShape {
+    pub n: usize,
+    pub d: usize,
+}
+
+impl LowRankShape {
+    /// Rows and columns of a tile.
+    pub const TILE: usize = 64;
+    const THREADS: usize = 128;
+
+    /// `low_rank_forward` and `low_rank_backward`: a block takes 64 rows.
+    pub fn rows(self) -> Launch {
+        Launch::line(self.n.div_ceil(Self::TILE), Self::THREADS)
+    }
+
+    /// `low_rank_gradient`: a block takes 64 columns of some rows; how many, and in how many parts. As many blocks as keep a
+    /// large GPU busy twice over.
+    pub fn gradient(self) -> (Launch, usize, usize) {
+        const BLOCKS: usize = 288;
+        let columns = self.d.div_ceil(Self::TILE);
+        let wanted = BLOCKS.div_ceil(columns.max(1)).max(1);
+        let rows = self.n.div_ceil(wanted).next_multiple_of(Self::TILE).max(Self::TILE);
+        let parts = self.n.div_ceil(rows);
+        let launch = Launch {
+            grid: [columns as u32, parts as u32, 1],
+            ..Launch::line(1, Self::THREADS)
+        };
+        (launch, rows, parts)
+    }
+}
+
 /// A sum over n rows in two stages: `parts` partial sums of `rows` rows each, then their sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowSums {

@@ -24,7 +24,7 @@ const ROWS: usize = 32;
 pub fn layer_norm(x_nd: &Tensor, w_d: &Tensor, b_d: &Tensor, eps: f64) -> Result<(Tensor, Moments)> {
     #[cfg(feature = "cuda")]
     if x_nd.device().is_cuda() {
-        return super::cuda::layer_norm::forward(x_nd, w_d, b_d, eps);
+        return layer_norm_in_rows(x_nd, w_d, b_d, eps, w_d.elem_count());
     }
     let (x, w, b) = (values(x_nd)?, values(w_d)?, values(b_d)?);
     let d = width(x_nd, &w)?;
@@ -54,6 +54,22 @@ pub fn layer_norm(x_nd: &Tensor, w_d: &Tensor, b_d: &Tensor, eps: f64) -> Result
     Ok((tensor(y, x_nd.shape().clone())?, moments))
 }
 
+/// The same in rows of `width` ≥ d, whose rest somebody else fills. GPUs only.
+pub fn layer_norm_in_rows(
+    x_nd: &Tensor,
+    w_d: &Tensor,
+    b_d: &Tensor,
+    eps: f64,
+    width: usize,
+) -> Result<(Tensor, Moments)> {
+    #[cfg(feature = "cuda")]
+    if x_nd.device().is_cuda() {
+        return super::cuda::layer_norm::forward(x_nd, w_d, b_d, eps, width);
+    }
+    let _ = (w_d, b_d, eps);
+    Err(refused(format!("rows of {width} on {:?}", x_nd.device())))
+}
+
 /// The output of [`layer_norm`] once more, from the moments it gave.
 pub fn layer_norm_again(x_nd: &Tensor, moments: &Moments, w_d: &Tensor, b_d: &Tensor) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
@@ -81,7 +97,8 @@ pub fn layer_norm_again(x_nd: &Tensor, moments: &Moments, w_d: &Tensor, b_d: &Te
     tensor(y, x_nd.shape().clone())
 }
 
-/// Adds the gradient with respect to x to `dx`, in place (the residual's gradient is there already).
+/// Adds the gradient with respect to x to `dx`, in place (the residual's gradient is there already). On a GPU the rows of dy
+/// may lie apart.
 ///
 /// dx = rstd·(g - mean(g) - x̂·mean(g·x̂)) with g = dy·w.
 pub fn layer_norm_backward(

@@ -23,6 +23,7 @@ pub mod interleave;
 pub mod jpeg;
 pub mod launch;
 pub mod layer_norm;
+pub mod low_rank;
 pub mod maps;
 pub mod matmul;
 pub mod meter;

@@ -63,6 +63,12 @@ fn lora() -> Training {
     Training::Lora(LoraConfig::new(2, 3.0, 0.25, &targets).unwrap())
 }
 
+/// Of a rank that tensor cores compute with the projections.
+fn widened(targets: &[&str], dropout: f64) -> Training {
+    let targets: Vec<String> = targets.iter().map(|&target| target.to_owned()).collect();
+    Training::Lora(LoraConfig::new(16, 8.0, dropout, &targets).unwrap())
+}
+
 /// Forward, loss and backward; logits and loss.
 fn walk(vit: &mut Vit, pixels: &Tensor, scale: f64) -> (Tensor, f64) {
     let names = DropoutNames {
@@ -79,7 +85,14 @@ fn walk(vit: &mut Vit, pixels: &Tensor, scale: f64) -> (Tensor, f64) {
 #[test]
 fn logits_and_gradients_are_the_cpus() {
     let pixels = random(&[3, 3, 12, 12], 1, 1.0);
-    for (training, heads) in [(Training::Full, 4), (lora(), 1), (lora(), 4), (Training::Head, 1)] {
+    for (training, heads) in [
+        (Training::Full, 4),
+        (lora(), 1),
+        (lora(), 4),
+        (widened(&["query", "value"], 0.25), 1),
+        (widened(&["value", "key", "query"], 0.0), 1),
+        (Training::Head, 1),
+    ] {
         for (dtype, tolerance) in FORMATS {
             let what = format!("{training:?}, {heads} heads, {dtype:?}");
             let (mut cpu, mut gpu) = twins(heads, &training, dtype);
@@ -158,7 +171,7 @@ fn steps_move_values_as_the_cpus_do() {
 #[test]
 fn a_saved_model_is_the_one_that_was_trained() {
     let pixels = random(&[2, 3, 12, 12], 1, 1.0);
-    for training in [Training::Full, lora()] {
+    for training in [Training::Full, lora(), widened(&["query", "value"], 0.25)] {
         let (_, gpu) = twins(4, &training, DType::F16);
         let dir = tempfile::tempdir().unwrap();
         gpu.save_full(dir.path()).unwrap();

@@ -250,6 +250,35 @@ fn pictures_kept_anywhere_train_the_same() {
     }
 }
 
+/// The losses are read when the next step is under way; the message is the one that a CPU gives.
+#[test]
+fn a_loss_that_is_no_number_is_named_with_its_step() {
+    let place = Playground::new(24, 8);
+    let said = |world: usize, device: &str, batch: &str| {
+        let arguments = [device, batch, "method=full", "learning-rate=1e30", "precision=fp32"];
+        let output = place
+            .command(
+                world,
+                &format!("lost {world} {device}"),
+                &[&RUN[..], &arguments].concat(),
+            )
+            .envs(place::environment().iter().map(|(name, value)| (*name, value)))
+            .env("DTRAIN_STAND_IN_GPUS", world.max(1).to_string())
+            .output()
+            .expect("the program starts");
+        let ended = Ended::of(output);
+        assert!(!matches!(ended.code, Some(0)), "{}", ended.text);
+        let lines: Vec<&str> = ended.text.lines().filter(|line| line.contains("the loss is")).collect();
+        assert!(!lines.is_empty(), "{}", ended.text);
+        assert!(lines[0].contains("samples ["), "{}", lines[0]);
+        let step = lines[0].split("step ").nth(1).expect("a step");
+        step.chars().take_while(char::is_ascii_digit).collect::<String>()
+    };
+    let expected = said(0, "device=cpu", "per-device-train-batch-size=8");
+    assert_eq!(said(0, "device=cuda", "per-device-train-batch-size=8"), expected);
+    assert_eq!(said(2, "device=cuda", "per-device-train-batch-size=4"), expected);
+}
+
 /// How often the host waited for all work and for single events, and launches, in a run of so many steps.
 fn counted(place: &Playground, world: usize, steps: usize, more: &[&str]) -> Vec<i64> {
     let name = format!("counted {world} {steps}");

@@ -38,6 +38,9 @@ pub fn cases() -> Vec<Case> {
         cases.push(backward(format, 9, 40, 1).misaligned());
         cases.push(weights(format, 200, 40).misaligned());
         cases.push(not_finite(format));
+        for (n, d, stride) in [(5, 7, 9), (9, 40, 48), (9, 40, 43), (3, 1032, 1040)] {
+            cases.push(apart(format, n, d, stride));
+        }
     }
     cases
 }
@@ -131,6 +134,7 @@ fn forward(format: Format, n: usize, d: usize, sum: Sum) -> Case {
             w_bias.clone(),
             rows.clone(),
             width.clone(),
+            width.clone(),
             Arg::F32(EPS as f32),
         ],
     );
@@ -190,6 +194,7 @@ fn backward(format: Format, n: usize, d: usize, every: usize) -> Case {
         residual,
         Arg::U32(every as u32),
         Arg::U32(n as u32),
+        Arg::U32(d as u32),
         Arg::U32(d as u32),
     ];
     case.step(
@@ -271,9 +276,63 @@ fn not_finite(format: Format) -> Case {
         case.input(Format::F32, o.w_bias),
         Arg::U32(n as u32),
         Arg::U32(d as u32),
+        Arg::U32(d as u32),
         Arg::F32(EPS as f32),
     ];
     case.step(format!("layer_norm_forward_{}", format.suffix()), launch::rows(n), args);
     case.expect(&y, expected, Tolerance::arithmetic(4e-6, format));
+    case
+}
+
+/// Rows of y and dy that are parts of wider ones, of which nothing else is touched.
+fn apart(format: Format, n: usize, d: usize, stride: usize) -> Case {
+    let mut case = Case::new(format!("layer_norm {format:?} {n}x{d} in rows of {stride}"));
+    let o = Operands::new(inputs(format, n, d), n, d);
+    let spread = |rows: &[f32]| -> Vec<f32> {
+        let mut wide = vec![3.0; n * stride];
+        for (wide, row) in wide.chunks_mut(stride).zip(rows.chunks(d)) {
+            wide[..d].copy_from_slice(row);
+        }
+        wide
+    };
+    let y = case.state(format, vec![3.0; n * stride]);
+    let (mean, rstd) = (case.output(Format::F32, n), case.output(Format::F32, n));
+    let x = case.input(format, o.x.clone());
+    let w = case.input(Format::F32, o.w.clone());
+    let mut args = vec![
+        Arg::Null,
+        y.clone(),
+        mean.clone(),
+        rstd.clone(),
+        x.clone(),
+        Arg::Null,
+        Arg::Null,
+    ];
+    args.extend([w.clone(), case.input(Format::F32, o.w_bias.clone())]);
+    let sizes = [n, d, stride].map(|size| Arg::U32(size as u32));
+    args.extend(sizes.clone());
+    args.push(Arg::F32(EPS as f32));
+    let suffix = format.suffix();
+    case.step(format!("layer_norm_forward_{suffix}"), launch::rows(n), args);
+
+    let dy = normal(format, n * d, 6);
+    let expected = tensor(&vec![0.0; n * d], &[n, d]);
+    let (dy_t, x_t) = (tensor(&dy, &[n, d]), tensor(&o.x, &[n, d]));
+    layer_norm::layer_norm_backward(&expected, &dy_t, &x_t, &o.moments, &tensor(&o.w, &[d])).unwrap();
+    let dx = case.output(format, n * d);
+    let mut args = vec![
+        dx.clone(),
+        case.input(format, spread(&dy)),
+        x,
+        mean,
+        rstd,
+        w,
+        Arg::Null,
+        Arg::U32(1),
+    ];
+    args.extend(sizes);
+    case.step(format!("layer_norm_backward_{suffix}"), launch::rows(n), args);
+    case.expect(&y, spread(&values(&o.y)), Tolerance::arithmetic(4e-6, format));
+    case.expect(&dx, values(&expected), Tolerance::arithmetic(4e-6, format));
     case
 }

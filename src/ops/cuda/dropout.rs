@@ -62,8 +62,7 @@ fn mask(
     let (block, stride) = (s * d, if b == 1 { s * d } else { apart.stride()[0] });
     let (samples, epoch) = gpu.dropout_names(names)?;
     let (samples, epoch) = (operand(&samples)?, operand(&epoch)?);
-    let threshold = (dropout.probability * 65536.0).round() as u32;
-    let keep = (1.0 / (1.0 - dropout.probability)) as f32;
+    let (threshold, keep) = (dropout.threshold(), dropout.keep());
     let call = gpu
         .kernel(kernel, apart_at.dtype)?
         .arg(to)
@@ -77,9 +76,21 @@ fn mask(
     unsafe { call.launch(launch::dropout(b, block)) }
 }
 
+impl Dropout {
+    /// 16 random bits below it drop a value.
+    pub(super) fn threshold(self) -> u32 {
+        (self.probability * 65536.0).round() as u32
+    }
+
+    /// What the others are multiplied by.
+    pub(super) fn keep(self) -> f32 {
+        (1.0 / (1.0 - self.probability)) as f32
+    }
+}
+
 impl Gpu {
     /// The names on the device; uploaded once for all layers of a micro-batch.
-    fn dropout_names(&self, names: &DropoutNames) -> Result<(Tensor, Tensor)> {
+    pub(super) fn dropout_names(&self, names: &DropoutNames) -> Result<(Tensor, Tensor)> {
         let mut last = self.names.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(last) = last
             .as_ref()

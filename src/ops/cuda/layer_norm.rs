@@ -2,29 +2,38 @@
 
 use candle_core::{DType, Tensor};
 
-use super::memory::contiguous;
+use super::memory::{contiguous, operand};
 use super::{Gpu, NULL, Output, failed};
 use crate::error::Result;
 use crate::ops::launch::{self, RowSums};
 use crate::ops::layer_norm::Moments;
+use crate::ops::matmul::Form;
 
-pub fn forward(x_nd: &Tensor, w_d: &Tensor, b_d: &Tensor, eps: f64) -> Result<(Tensor, Moments)> {
+/// The result lies in rows of `width` ≥ d, of which the rest is left as it is.
+pub fn forward(x_nd: &Tensor, w_d: &Tensor, b_d: &Tensor, eps: f64, width: usize) -> Result<(Tensor, Moments)> {
     let gpu = Gpu::of(x_nd.device())?;
     let (n, d) = rows(x_nd, w_d)?;
+    if width < d {
+        return Err(failed("layer_norm", format!("rows of {width} for {:?}", x_nd.shape())));
+    }
     let (x, w, b) = (contiguous(x_nd)?, contiguous(w_d)?, contiguous(b_d)?);
-    let y = Output::new(&gpu, n * d, x.dtype)?;
+    let y = Output::new(&gpu, n * width, x.dtype)?;
     let mean = Output::new(&gpu, n, DType::F32)?;
     let rstd = Output::new(&gpu, n, DType::F32)?;
     let call = gpu.kernel("layer_norm_forward", x.dtype)?;
     let call = call.arg(NULL).arg(&y).arg(&mean).arg(&rstd).arg(&x).arg(NULL).arg(NULL);
-    let call = call.arg(&w).arg(&b).arg(n as u32).arg(d as u32).arg(eps as f32);
-    // SAFETY: layer_norm_forward_T(x_out, y, mean, rstd, a, b, bias, w, w_bias, n, d, eps) on n rows of width d.
-    unsafe { call.launch(launch::rows(n)) }?;
+    let call = call.arg(&w).arg(&b).arg(n as u32).arg(d as u32).arg(width as u32);
+    // SAFETY: layer_norm_forward_T(x_out, y, mean, rstd, a, b, bias, w, w_bias, n, d, y_stride, eps) on n rows of width d.
+    unsafe { call.arg(eps as f32).launch(launch::rows(n)) }?;
     let moments = Moments {
         mean_n: mean.into_tensor(n),
         rstd_n: rstd.into_tensor(n),
     };
-    Ok((y.into_tensor(x_nd.shape()), moments))
+    let mut shape = x_nd.dims().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = width;
+    }
+    Ok((y.into_tensor(shape), moments))
 }
 
 pub fn again(x_nd: &Tensor, moments: &Moments, w_d: &Tensor, b_d: &Tensor) -> Result<Tensor> {
@@ -43,15 +52,14 @@ pub fn again(x_nd: &Tensor, moments: &Moments, w_d: &Tensor, b_d: &Tensor) -> Re
 pub fn backward(dx_nd: &Tensor, dy_nd: &Tensor, x_nd: &Tensor, moments: &Moments, w_d: &Tensor) -> Result<()> {
     let gpu = Gpu::of(x_nd.device())?;
     let (n, d) = rows(x_nd, w_d)?;
-    let (dx, dy, x, w) = (
-        contiguous(dx_nd)?,
-        contiguous(dy_nd)?,
-        contiguous(x_nd)?,
-        contiguous(w_d)?,
-    );
+    let (dx, dy, x, w) = (contiguous(dx_nd)?, operand(dy_nd)?, contiguous(x_nd)?, contiguous(w_d)?);
+    let dy_form = Form::of(dy_nd)?;
+    let dy_stride = if dy_form.rows == 1 { d } else { dy_form.row_stride };
     if [dx_nd, dy_nd]
         .iter()
         .any(|t| t.elem_count() != n * d || t.dtype() != x.dtype)
+        || dy_form.column_stride != 1
+        || dy_stride < d
     {
         return Err(failed("layer_norm_backward", "operands differ"));
     }
@@ -59,8 +67,8 @@ pub fn backward(dx_nd: &Tensor, dy_nd: &Tensor, x_nd: &Tensor, moments: &Moments
     let call = gpu.kernel("layer_norm_backward", x.dtype)?;
     let call = call.arg(&dx).arg(&dy).arg(&x).arg(&mean).arg(&rstd).arg(&w);
     let call = call.arg(&dx).arg(1u32).arg(n as u32).arg(d as u32);
-    // SAFETY: layer_norm_backward_T(dx, dy, x, mean, rstd, w, residual, every, n, d); the residual may be dx.
-    unsafe { call.launch(launch::rows(n)) }
+    // SAFETY: layer_norm_backward_T(dx, dy, x, mean, rstd, w, residual, every, n, d, dy_stride); the residual may be dx.
+    unsafe { call.arg(dy_stride as u32).launch(launch::rows(n)) }
 }
 
 pub fn backward_weights(gw_d: &Tensor, gb_d: &Tensor, dy_nd: &Tensor, x_nd: &Tensor, moments: &Moments) -> Result<()> {

@@ -15,6 +15,7 @@ mod event;
 pub mod gpu;
 pub mod intake;
 pub mod layer_norm;
+pub mod low_rank;
 pub mod matmul;
 pub mod memory;
 pub mod mixing;
