@@ -131,10 +131,11 @@ fn refused(error: &clap::Error) -> ExitCode {
     }
 }
 
-/// An error before the ranks have met: all of them have it, only the first prints it.
+/// An error before the ranks have met: all of them have it, only the first prints it, in one piece, since mpirun may have
+/// something to say at the same time.
 fn failed(error: &Error) -> ExitCode {
     if speaks() {
-        eprintln!("error: {error}");
+        let _ = std::io::stderr().write_all(format!("error: {error}\n").as_bytes());
     }
     match error {
         Error::Usage { .. } => ExitCode::from(WRONG_USAGE),

@@ -1,8 +1,9 @@
 //! The training run, from the first optimizer step to the last.
 //!
 //! An optimizer step is defined by its global batch, whatever number of ranks and micro-batches it is cut into. Each rank
-//! adds up the gradients of its own samples' losses, every one divided by the number of samples in the whole step (or the sum of their weights: `objective`), so the
-//! sum over micro-batches and ranks is the gradient of the mean. Then all ranks do the same: clip, update, log.
+//! adds up the gradients of its own samples' losses, every one divided by the number of samples in the whole step (or the
+//! sum of their weights: `objective`), so the sum over micro-batches and ranks is the gradient of the mean. Then all ranks
+//! do the same: clip, update, log.
 //! How a model computes, how images are read and how files are written is left to others.
 //!
 //! A step is asked for, then settled: what came of it is read, recorded and logged. On a GPU a step is settled while the next
