@@ -124,7 +124,7 @@ fn a_patience_that_is_no_number_is_an_error() {
         let mut command = place.command(2, "run", &LONG);
         command.env("DTRAIN_TIMEOUT", nonsense);
         let ended = end_of(spawn(command));
-        assert_eq!(ended.code, Some(2), "{}", ended.text);
+        assert_eq!(ended.code, Some(1), "{}", ended.text);
         assert!(ended.text.contains("no number of seconds"), "{}", ended.text);
     }
 }
