@@ -33,6 +33,21 @@ fn rows<'a>(report: &'a Value, column: &str) -> Vec<&'a Value> {
 }
 
 #[test]
+fn a_loader_is_measured_in_either_order() {
+    let place = Playground::new(24, 8);
+    let shards = place.path("shards");
+    for mode in ["exact", "block"] {
+        let arguments = ["bench", "loader", shards.to_str().unwrap(), "--shuffle-mode", mode];
+        let brief = ["--batch", "8", "--warm-up", "0", "--seconds", "0.2", "--json"];
+        let report = report(&[&arguments[..], &brief].concat());
+        assert_eq!(report["benchmark"], "loader");
+        let speeds = rows(&report, "images/s");
+        assert!(!speeds.is_empty(), "{report}");
+        assert!(speeds.iter().all(|speed| speed.as_f64().unwrap() > 0.0), "{report}");
+    }
+}
+
+#[test]
 fn the_data_path_is_measured_by_stage_and_thread_count() {
     let place = Playground::new(24, 8);
     let data = place.path("data");

@@ -51,7 +51,7 @@ impl LoadingArguments {
             decode: self.decode,
             per_device_train_batch_size: self.batch as usize,
             gradient_accumulation_steps: 1,
-            ..built_in("image-classification")?
+            ..built_in("vit-lora")?
         };
         let preprocessor = super::preprocessor(self.model.as_deref())?;
         let threads = match self.threads {
