@@ -1,14 +1,17 @@
 //! What goes wrong ends the whole job soon, with one message, a code other than 0, and nothing half-written.
 
 mod common;
+#[path = "common/job.rs"]
+mod job;
 #[path = "common/playground.rs"]
 mod playground;
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use common::Ended;
+use job::{ranks_of, spawn, wait_for};
 use playground::Playground;
 
 /// A run that takes longer than any test waits.
@@ -34,39 +37,6 @@ fn end_of(mut child: Child) -> Ended {
         std::thread::sleep(Duration::from_millis(20));
     }
     Ended::of(child.wait_with_output().unwrap())
-}
-
-fn spawn(mut command: Command) -> Child {
-    command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program starts")
-}
-
-fn wait_for(path: &Path) {
-    let begun = Instant::now();
-    while !path.exists() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(120),
-            "{} never came",
-            path.display()
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// The ranks that mpirun has started, by process id.
-fn ranks_of(mpirun: u32) -> Vec<String> {
-    let output = Command::new("ps")
-        .args(["-o", "pid=", "--ppid", &mpirun.to_string()])
-        .output()
-        .expect("ps is installed");
-    String::from_utf8(output.stdout)
-        .unwrap()
-        .split_whitespace()
-        .map(str::to_owned)
-        .collect()
 }
 
 fn is_alive(process: &str) -> bool {

@@ -183,6 +183,13 @@ fn assert_close(what: &str, ours: &[f64], theirs: &[f64], tolerance: f64) {
     }
 }
 
+/// Holds what two runs logged against each other, each figure within a relative tolerance.
+fn assert_same_history(ours: &Outcome, theirs: &Outcome, figures: &[(&str, f64)]) {
+    for (figure, tolerance) in figures {
+        assert_close(figure, &ours.history(figure), &theirs.history(figure), *tolerance);
+    }
+}
+
 #[test]
 fn the_number_of_ranks_changes_nothing_about_what_is_trained() {
     let place = Playground::new(50, 17);
@@ -240,18 +247,10 @@ fn training_aids_do_not_depend_on_ranks() {
         let alone = run(0, "12", "1");
         for (world, batch, accumulation) in [(0, "3", "4"), (4, "3", "1")] {
             let ranks = run(world, batch, accumulation);
-            assert_close("loss", &ranks.history("loss"), &alone.history("loss"), 1e-5);
-            assert_close(
-                "grad_norm",
-                &ranks.history("grad_norm"),
-                &alone.history("grad_norm"),
-                1e-4,
-            );
-            assert_close(
-                "eval_loss",
-                &ranks.history("eval_loss"),
-                &alone.history("eval_loss"),
-                1e-5,
+            assert_same_history(
+                &ranks,
+                &alone,
+                &[("loss", 1e-5), ("grad_norm", 1e-4), ("eval_loss", 1e-5)],
             );
         }
     }
@@ -270,13 +269,7 @@ fn a_block_shuffle_is_another_order_and_the_same_on_any_ranks() {
     };
     let (exact, alone) = (run(0, "exact", "12", "exact"), run(0, "blocks", "12", "block"));
     let ranks = run(2, "blocks on two ranks", "6", "block");
-    assert_close("loss", &ranks.history("loss"), &alone.history("loss"), 1e-5);
-    assert_close(
-        "eval_loss",
-        &ranks.history("eval_loss"),
-        &alone.history("eval_loss"),
-        1e-5,
-    );
+    assert_same_history(&ranks, &alone, &[("loss", 1e-5), ("eval_loss", 1e-5)]);
     assert!(exact.history("loss")[0] != alone.history("loss")[0]);
 }
 
@@ -301,13 +294,7 @@ fn augmented_samples_are_the_same_on_all_ranks() {
     ];
     let (alone, ranks, plain) = (run(0, "8", &on), run(2, "4", &on), run(0, "8", &[]));
     assert_eq!(alone.history("loss").len(), 6);
-    assert_close("loss", &ranks.history("loss"), &alone.history("loss"), 1e-5);
-    assert_close(
-        "eval_loss",
-        &ranks.history("eval_loss"),
-        &alone.history("eval_loss"),
-        1e-5,
-    );
+    assert_same_history(&ranks, &alone, &[("loss", 1e-5), ("eval_loss", 1e-5)]);
     // Other samples than without, from the first step on.
     let (augmented, plain) = (alone.history("loss"), plain.history("loss"));
     assert!((augmented[0] / plain[0] - 1.0).abs() > 1e-3, "{augmented:?} {plain:?}");
@@ -327,18 +314,10 @@ fn batches_normalised_over_all_ranks_train_as_one_rank_does() {
     for (world, batch) in [(2, "6"), (3, "4")] {
         let ranks = run(world, batch, &["sync-batch-norm=true"]);
         // Rounding goes through divisions by deviations, step after step.
-        assert_close("loss", &ranks.history("loss"), &alone.history("loss"), 1e-3);
-        assert_close(
-            "grad_norm",
-            &ranks.history("grad_norm"),
-            &alone.history("grad_norm"),
-            1e-2,
-        );
-        assert_close(
-            "eval_loss",
-            &ranks.history("eval_loss"),
-            &alone.history("eval_loss"),
-            1e-2,
+        assert_same_history(
+            &ranks,
+            &alone,
+            &[("loss", 1e-3), ("grad_norm", 1e-2), ("eval_loss", 1e-2)],
         );
     }
     // Each rank by itself: other batches, other numbers, and one and the same model on all ranks in the end.
@@ -482,7 +461,7 @@ fn a_command_line_of_run_image_classification_runs_unchanged() {
         assert_eq!(labels, 8);
     }
     assert_eq!(files(&alone.directory), files(&ranks.directory));
-    assert_close("loss", &ranks.history("loss"), &alone.history("loss"), 1e-5);
+    assert_same_history(&ranks, &alone, &[("loss", 1e-5)]);
 
     // The model that was written is evaluated where it lies, by a file of arguments.
     let arguments = place.path("arguments.json");
@@ -511,13 +490,7 @@ fn an_unreadable_image_is_left_out_of_the_mean_and_named_once() {
     };
     let (alone, ranks) = (run(0, "8"), run(2, "4"));
     assert_eq!(alone.history("loss").len(), 6);
-    assert_close("loss", &ranks.history("loss"), &alone.history("loss"), 1e-5);
-    assert_close(
-        "grad_norm",
-        &ranks.history("grad_norm"),
-        &alone.history("grad_norm"),
-        1e-4,
-    );
+    assert_same_history(&ranks, &alone, &[("loss", 1e-5), ("grad_norm", 1e-4)]);
     for outcome in [alone, ranks] {
         let text = &outcome.ended.text;
         assert_eq!(text.matches(file).count(), 1, "{text}");

@@ -26,6 +26,16 @@ pub struct SampleName {
 }
 
 impl SampleName {
+    /// What tests call their samples: all in one epoch of one run.
+    #[cfg(test)]
+    pub(super) fn of_a_test(sample: u64) -> SampleName {
+        SampleName {
+            seed: 42,
+            epoch: 1,
+            sample,
+        }
+    }
+
     pub(super) fn stream(&self, purpose: Purpose) -> Stream {
         Stream::new(self.seed, self.epoch, self.sample, purpose)
     }
@@ -81,24 +91,16 @@ fn central_crop(width: usize, height: usize) -> Rect {
 mod tests {
     use super::*;
 
-    fn name(sample: u64) -> SampleName {
-        SampleName {
-            seed: 42,
-            epoch: 1,
-            sample,
-        }
-    }
-
     #[test]
     fn crops_lie_inside_and_have_the_distribution_of_torchvision() {
         let (width, height, n) = (512, 384, 4000);
         let (mut area, mut log_aspect, mut flips) = (0.0, 0.0, 0);
         for sample in 0..n {
-            let crop = name(sample).crop(width, height);
+            let crop = SampleName::of_a_test(sample).crop(width, height);
             assert!(crop.right() <= width && crop.bottom() <= height && crop.width > 0 && crop.height > 0);
             area += (crop.width * crop.height) as f64 / (width * height) as f64 / n as f64;
             log_aspect += (crop.width as f64 / crop.height as f64).ln() / n as f64;
-            flips += name(sample).flips() as usize;
+            flips += SampleName::of_a_test(sample).flips() as usize;
         }
         // 50,000 draws of torchvision's get_params for this size: area 0.4314 with deviation 0.217, log aspect 0.0311 with
         // 0.164. Four standard errors of the difference to 4,000 draws; of the flips 126.
@@ -109,10 +111,10 @@ mod tests {
 
     #[test]
     fn a_panorama_falls_back_to_its_centre() {
-        let crop = name(0).crop(4000, 10);
+        let crop = SampleName::of_a_test(0).crop(4000, 10);
         assert_eq!((crop.width, crop.height, crop.x, crop.y), (13, 10, 1993, 0));
-        let crop = name(0).crop(10, 4000);
+        let crop = SampleName::of_a_test(0).crop(10, 4000);
         assert_eq!((crop.width, crop.height, crop.x, crop.y), (10, 13, 0, 1993));
-        assert_eq!(name(7).crop(1, 1), Rect::whole(1, 1));
+        assert_eq!(SampleName::of_a_test(7).crop(1, 1), Rect::whole(1, 1));
     }
 }

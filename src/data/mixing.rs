@@ -144,14 +144,6 @@ mod tests {
     use super::*;
     use candle_core::Tensor;
 
-    fn name(sample: u64) -> SampleName {
-        SampleName {
-            seed: 42,
-            epoch: 1,
-            sample,
-        }
-    }
-
     /// timm's `_mix_elem` with given shares and centres (tests/fixtures/training_aids.py), bit for bit.
     #[test]
     fn pictures_and_shares_are_timms() {
@@ -219,7 +211,7 @@ mod tests {
                 probability: 1.0,
             };
             let shares: Vec<f64> = (0..n)
-                .map(|sample| match mixing.draw(name(sample), 8, 8) {
+                .map(|sample| match mixing.draw(SampleName::of_a_test(sample), 8, 8) {
                     Drawn::Mixup(share) => f64::from(share),
                     Drawn::Itself => 1.0,
                     other => panic!("{other:?}"),
@@ -243,7 +235,9 @@ mod tests {
             cutmix_alpha: 1.0,
             probability: 0.5,
         };
-        let drawn: Vec<Drawn> = (0..n).map(|sample| both.draw(name(sample), 30, 20)).collect();
+        let drawn: Vec<Drawn> = (0..n)
+            .map(|sample| both.draw(SampleName::of_a_test(sample), 30, 20))
+            .collect();
         let count = |is: fn(&Drawn) -> bool| drawn.iter().filter(|drawn| is(drawn)).count() as i64;
         // Four deviations of a half and of a quarter of 4000.
         assert!((count(|drawn| *drawn == Drawn::Itself) - 2000).abs() < 127);

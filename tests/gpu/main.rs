@@ -12,6 +12,8 @@ mod common;
 #[allow(dead_code)]
 mod host;
 mod feed;
+#[path = "../common/job.rs"]
+mod job;
 mod models;
 mod ops;
 mod place;

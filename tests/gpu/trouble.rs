@@ -3,11 +3,11 @@
 //! These need the stand-in, which can be asked to be any of that; on a machine with a GPU they are left out, and say so.
 
 use std::io::Write;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use super::common::Ended;
+use super::job::{ranks_of, spawn, wait_for};
 use super::place;
 use super::playground::Playground;
 
@@ -142,34 +142,9 @@ fn endless(place: &Playground) -> Option<Child> {
         .envs(place::environment().iter().map(|(name, value)| (*name, value)))
         .env("DTRAIN_STAND_IN_GPUS", "2")
         .env("DTRAIN_TIMEOUT", "4");
-    let child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program starts");
+    let child = spawn(command);
     wait_for(&place.path("run/checkpoint-2"));
     Some(child)
-}
-
-fn wait_for(path: &Path) {
-    let begun = Instant::now();
-    while !path.exists() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(120),
-            "{} never came",
-            path.display()
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// The ranks that mpirun has started, by process id.
-fn ranks_of(mpirun: u32) -> Vec<String> {
-    let output = Command::new("ps")
-        .args(["-o", "pid=", "--ppid", &mpirun.to_string()])
-        .output();
-    let text = String::from_utf8(output.expect("ps is installed").stdout).unwrap();
-    text.split_whitespace().map(str::to_owned).collect()
 }
 
 /// Sends a signal to rank 1 of a job in the middle of training; how the job ended, if it did within 15 s.

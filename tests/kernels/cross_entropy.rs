@@ -3,7 +3,7 @@
 use dtrain::ops::{cross_entropy as op, launch};
 
 use super::case::{Arg, Case, Format, Tolerance};
-use super::values::{normal, tensor, values};
+use super::values::{normal, tensor, values, widened};
 
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -51,12 +51,8 @@ fn training(format: Format, b: usize, c: usize, stride: usize, smoothing: f64, s
     let (scale, loss_scale) = (1.0 / 24.0, 1024.0);
     let expected = op::cross_entropy(&tensor(&logits, &[b, c]), &labels, smoothing, scale * loss_scale).unwrap();
     let gradient = values(&expected.dlogits_bc);
-    let mut wide = vec![f32::NAN; b * stride]; // nobody may read the columns behind the classes
-    let mut wide_gradient = vec![0.0; b * stride];
-    for row in 0..b {
-        wide[row * stride..][..c].copy_from_slice(&logits[row * c..][..c]);
-        wide_gradient[row * stride..][..c].copy_from_slice(&gradient[row * c..][..c]);
-    }
+    let wide = widened(&logits, c, stride, f32::NAN); // nobody may read the columns behind the classes
+    let wide_gradient = widened(&gradient, c, stride, 0.0);
     let best = logits.chunks_exact(c).map(|row| {
         let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         row.iter().position(|x| *x == largest).expect("a largest logit") as u32

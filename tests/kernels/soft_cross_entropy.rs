@@ -4,7 +4,7 @@ use dtrain::ops::launch;
 use dtrain::ops::soft_cross_entropy::{Mixed, Targets, soft_cross_entropy};
 
 use super::case::{Arg, Case, Format, Tolerance};
-use super::values::{normal, tensor, values};
+use super::values::{normal, tensor, values, widened};
 
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -60,12 +60,8 @@ fn training(format: Format, b: usize, c: usize, stride: usize, smoothing: f64, w
     };
     let expected = soft_cross_entropy(&tensor(&logits, &[b, c]), &targets, scale * loss_scale).unwrap();
     let gradient = values(&expected.dlogits_bc);
-    let mut wide = vec![f32::NAN; b * stride]; // nobody may read the columns behind the classes
-    let mut wide_gradient = vec![0.0; b * stride];
-    for row in 0..b {
-        wide[row * stride..][..c].copy_from_slice(&logits[row * c..][..c]);
-        wide_gradient[row * stride..][..c].copy_from_slice(&gradient[row * c..][..c]);
-    }
+    let wide = widened(&logits, c, stride, f32::NAN); // nobody may read the columns behind the classes
+    let wide_gradient = widened(&gradient, c, stride, 0.0);
     let (losses, dlogits) = (case.output(Format::F32, b), case.output(format, b * stride));
     let mut args = vec![
         losses.clone(),

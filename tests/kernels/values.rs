@@ -21,3 +21,12 @@ pub fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
 pub fn values(tensor: &Tensor) -> Vec<f32> {
     storage::values(tensor).expect("values").to_vec()
 }
+
+/// Rows of `width` values as rows of `stride`, with `fill` behind them.
+pub fn widened(rows: &[f32], width: usize, stride: usize, fill: f32) -> Vec<f32> {
+    let mut wide = vec![fill; rows.len() / width * stride];
+    for (wide, row) in wide.chunks_exact_mut(stride).zip(rows.chunks_exact(width)) {
+        wide[..width].copy_from_slice(row);
+    }
+    wide
+}

@@ -53,17 +53,11 @@ impl SampleName {
 mod tests {
     use super::*;
 
-    fn name(sample: u64) -> SampleName {
-        SampleName {
-            seed: 42,
-            epoch: 1,
-            sample,
-        }
-    }
-
     /// Area, logarithm of the aspect, place from the top and from the left: means, and how many were not erased at all.
     fn means(size: (usize, usize), n: u64) -> ([f64; 4], u64) {
-        let rects: Vec<Rect> = (0..n).filter_map(|sample| name(sample).erased(1.0, size)).collect();
+        let rects: Vec<Rect> = (0..n)
+            .filter_map(|sample| SampleName::of_a_test(sample).erased(1.0, size))
+            .collect();
         let mut means = [0.0; 4];
         for rect in &rects {
             assert!(rect.right() <= size.1 && rect.bottom() <= size.0);
@@ -102,13 +96,13 @@ mod tests {
     #[test]
     fn the_probability_is_kept_and_tiny_samples_stay_whole() {
         let erased = (0..4000)
-            .filter(|sample| name(*sample).erased(0.25, (224, 224)).is_some())
+            .filter(|sample| SampleName::of_a_test(*sample).erased(0.25, (224, 224)).is_some())
             .count();
         // Four standard deviations.
         assert!(erased.abs_diff(1000) < 110, "{erased}");
-        assert!((0..1000).all(|sample| name(sample).erased(0.0, (224, 224)).is_none()));
+        assert!((0..1000).all(|sample| SampleName::of_a_test(sample).erased(0.0, (224, 224)).is_none()));
         // Of a single pixel nothing, or the empty rectangle, as by torchvision.
         let area = |rect: Option<Rect>| rect.map_or(0, |rect| rect.width * rect.height);
-        assert!((0..1000).all(|sample| area(name(sample).erased(1.0, (1, 1))) == 0));
+        assert!((0..1000).all(|sample| area(SampleName::of_a_test(sample).erased(1.0, (1, 1))) == 0));
     }
 }
