@@ -9,7 +9,7 @@ use super::spread::Spread;
 use super::{Figure, Report};
 use crate::data::augment::SampleName;
 use crate::data::transform::Workplace;
-use crate::data::{Loader, LoaderConfig, MicroBatch, Preprocessor, Samples, Transform};
+use crate::data::{Loader, LoaderConfig, MicroBatch, Preprocessor, Samples, Transform, prefetch_batches};
 use crate::error::{Error, Result};
 use crate::recipe::{Decode, OnBadImage, TransformKind};
 
@@ -164,7 +164,7 @@ fn whole<S: Samples + Clone>(
             transform: transform.clone(),
             seed: SEED,
             threads,
-            prefetch_batches: 2 + threads.div_ceil(4),
+            prefetch_batches: prefetch_batches(threads, BATCH),
             on_bad_image: OnBadImage::Error,
             pictures: None,
             feed: None,

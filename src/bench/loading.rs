@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{Figure, Report};
 use crate::collective::{Collective, gather};
-use crate::data::{Dataset, Loader, LoaderConfig, Order, Pairing, Plan, Preprocessor, Transform};
+use crate::data::{Dataset, Loader, LoaderConfig, Order, Pairing, Plan, Preprocessor, Transform, prefetch_batches};
 use crate::error::Result;
 use crate::recipe::Recipe;
 use crate::train::Shuffling;
@@ -52,7 +52,7 @@ pub fn loading(what: Loading<'_>, collective: &dyn Collective) -> Result<Report>
             transform: Transform::new(what.preprocessor, recipe.train_transform).decoded(recipe.decode),
             seed: recipe.seed,
             threads: what.threads,
-            prefetch_batches: 2 + (2 * what.threads).div_ceil(plan.micro_batch),
+            prefetch_batches: prefetch_batches(what.threads, plan.micro_batch),
             on_bad_image: recipe.on_bad_image,
             pictures: None,
             feed: None,

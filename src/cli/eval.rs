@@ -10,7 +10,7 @@ use super::fetch::{self, DatasetName};
 use super::trained::{ModelArguments, ModelPlaces, Trained};
 use super::{cores, say};
 use crate::collective::{Collective, job};
-use crate::data::{Columns, Dataset, LoaderConfig, Source, Transform};
+use crate::data::{Columns, Dataset, LoaderConfig, Source, Transform, prefetch_batches};
 use crate::error::{Error, IoContext, Result};
 use crate::ops::device::{NodeRank, open};
 use crate::recipe::{DeviceChoice, Figure, OnBadImage, TransformKind};
@@ -90,7 +90,7 @@ fn carry_out(arguments: &EvalArguments, collective: &Arc<dyn Collective>) -> Res
             },
             seed: 0,
             threads,
-            prefetch_batches: 2 + (2 * threads).div_ceil(batch),
+            prefetch_batches: prefetch_batches(threads, batch),
             on_bad_image: arguments.on_bad_image,
             pictures: None,
             feed: None,

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::fetch::DatasetName;
 use super::trained::{ModelArguments, Trained, device};
 use super::{failed, say};
-use crate::data::{BadImage, Loader, LoaderConfig, MicroBatch, Samples, Transform};
+use crate::data::{BadImage, Loader, LoaderConfig, MicroBatch, Samples, Transform, prefetch_batches};
 use crate::error::{Error, Result};
 use crate::ops::storage::values;
 use crate::recipe::{DeviceChoice, OnBadImage};
@@ -133,7 +133,7 @@ impl PredictArguments {
             transform: Transform::of_processor(&trained.preprocessor),
             seed: 0,
             threads,
-            prefetch_batches: 2 + (2 * threads).div_ceil(batch),
+            prefetch_batches: prefetch_batches(threads, batch),
             on_bad_image: OnBadImage::Skip,
             pictures: None,
             feed: None,

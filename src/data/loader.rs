@@ -91,13 +91,18 @@ pub struct LoaderConfig {
     pub seed: u64,
     /// Threads that decode, at least one.
     pub threads: usize,
-    /// Batches that may be in the making or ready, at least one.
+    /// Batches that may be in the making or ready, at least one; see [`prefetch_batches`].
     pub prefetch_batches: usize,
     pub on_bad_image: OnBadImage,
     /// Keeps decoded pictures; None: each is decoded whenever it is needed.
     pub pictures: Option<Arc<PictureCache>>,
     /// Makes samples on its device, of transforms that are a cut; for one loader at a time. None: they are made here.
     pub feed: Option<Arc<Feed>>,
+}
+
+/// Batches ahead: enough that every one of `threads` has pictures to decode while a batch waits to be taken.
+pub fn prefetch_batches(threads: usize, batch: usize) -> usize {
+    2 + (2 * threads).div_ceil(batch.max(1))
 }
 
 /// A picture that was left out.

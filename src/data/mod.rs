@@ -20,7 +20,7 @@ mod device_pictures;
 pub use decode::{Pixels, decode};
 pub use demo::{DemoDataset, DemoSubject, write_demo_dataset};
 pub use device_pictures::{DevicePictures, DeviceRoom, kept_bytes};
-pub use loader::{BadImage, Batch, Feed, FeedShape, Loader, LoaderConfig, LoaderStatistics, Samples};
+pub use loader::{BadImage, Batch, Feed, FeedShape, Loader, LoaderConfig, LoaderStatistics, Samples, prefetch_batches};
 pub use mixing::Mixing;
 pub use order::{
     Access, BlockShuffle, Blocks, Draw, EpochOrder, Lanes, MicroBatch, Order, Pairing, Plan, evaluation_share,

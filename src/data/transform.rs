@@ -19,6 +19,7 @@ pub use workplace::{Durations, Picture, Workplace};
 use super::augment::SampleName;
 use super::preprocessor::{Preprocessor, Size};
 use crate::ops::jpeg::Rect;
+use crate::ops::parts::Front;
 use crate::ops::preprocess::Cut;
 use crate::ops::resample::Filter;
 use crate::recipe::{Decode, EvalTransform, TransformKind};
@@ -139,7 +140,7 @@ impl Transform {
         workplace: &mut Workplace,
         sample_chw: &mut [f32],
     ) -> Result<Durations, String> {
-        self.apply_to(Picture::Encoded(encoded), name, workplace, sample_chw)
+        self.apply_to(Picture::Encoded(encoded), name, workplace, &mut Front::over(sample_chw))
     }
 
     /// As `apply`, of a picture in whichever form it is there.
@@ -148,18 +149,16 @@ impl Transform {
         picture: Picture<'_>,
         name: SampleName,
         workplace: &mut Workplace,
-        sample_chw: &mut [f32],
+        sample_chw: &mut Front<'_>,
     ) -> Result<Durations, String> {
         assert_eq!(sample_chw.len(), self.sample_len(), "size of a sample");
         let (height, width) = self.size;
         let normalization = &self.normalization;
         if self.augmentations.change_pixels() {
             return self.on_canvas(picture, name, workplace, |canvas| {
-                let planes = sample_chw.chunks_exact_mut(width * height);
-                for (channel, (plane, values)) in
-                    planes.zip(canvas.values_chw().chunks_exact(width * height)).enumerate()
-                {
-                    normalization.write(channel, values.iter(), plane);
+                let plane = width * height;
+                for (channel, values) in canvas.values_chw().chunks_exact(plane).enumerate() {
+                    normalization.write(channel, values, sample_chw, channel * plane);
                 }
                 self.augmentations.erase(name, self.size, sample_chw);
             });
@@ -170,17 +169,18 @@ impl Transform {
             |picture_width, picture_height| self.place(name, picture_width, picture_height),
             (width, height),
             |placement, resized| {
-                for (channel, plane) in sample_chw.chunks_exact_mut(width * height).enumerate() {
-                    if !placement.covers(width, height) {
-                        plane.fill(normalization.value(channel, 0));
+                if !placement.covers(width, height) {
+                    for channel in 0..3 {
+                        let padding = normalization.value(channel, 0);
+                        sample_chw.write(channel * width * height, width * height, |_| padding);
                     }
                 }
+                let first = placement.columns_covered(width).start;
                 resized(&mut |channel, y, samples| {
-                    let row = &mut sample_chw[(channel * height + y) * width..][..width];
-                    let row = &mut row[placement.columns_covered(width)];
+                    let start = (channel * height + y) * width + first;
                     match placement.flip {
-                        false => normalization.write(channel, samples.iter(), row),
-                        true => normalization.write(channel, samples.iter().rev(), row),
+                        false => normalization.write(channel, samples, sample_chw, start),
+                        true => normalization.write_mirrored(channel, samples, sample_chw, start),
                     }
                 });
                 self.augmentations.erase(name, self.size, sample_chw);

@@ -1,5 +1,7 @@
-//! A buffer of f32 that several threads fill, each its own part, without copying and without zeroing it beforehand.
+//! A buffer of f32 that several threads fill, each its own part, without copying and without zeroing it beforehand: whoever
+//! fills a part writes it from the front to the back and can read only what is written.
 
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,6 +30,13 @@ unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
 
+/// Values that are written from the front to the back.
+pub struct Front<'a> {
+    values: &'a mut [MaybeUninit<f32>],
+    /// All before this place are values.
+    written: usize,
+}
+
 /// A buffer of `count` parts of `part_len` values.
 pub fn parts(count: usize, part_len: usize) -> (Whole, Vec<Part>) {
     let mut vec = std::mem::ManuallyDrop::new(Vec::<f32>::with_capacity(count * part_len));
@@ -46,20 +55,62 @@ pub fn parts(count: usize, part_len: usize) -> (Whole, Vec<Part>) {
 }
 
 impl Part {
-    /// Lets `write` fill the part, which holds zeros before.
-    pub fn fill<R>(self, write: impl FnOnce(&mut [f32]) -> R) -> R {
+    /// Lets `write` fill the part; what it leaves out becomes 0.
+    pub fn fill<R>(self, write: impl FnOnce(&mut Front<'_>) -> R) -> R {
         let len = self.memory.part_len;
         // SAFETY: part `index` is the range [index x len, + len) of an allocation of count x len values; no other part
-        // overlaps it, `fill` consumes the only handle, and the allocation lives as long as `self.memory`. All-zero
-        // bytes are valid f32.
+        // overlaps it, `fill` consumes the only handle, and the allocation lives as long as `self.memory`. Of
+        // `MaybeUninit` no value is claimed to be there.
         let values = unsafe {
             let start = self.memory.start.add(self.index * len);
-            start.write_bytes(0, len);
-            std::slice::from_raw_parts_mut(start, len)
+            std::slice::from_raw_parts_mut(start.cast::<MaybeUninit<f32>>(), len)
         };
-        let result = write(values);
+        let mut front = Front { values, written: 0 };
+        let result = write(&mut front);
+        front.complete();
         self.memory.filled[self.index].store(true, Ordering::Release);
         result
+    }
+}
+
+impl<'a> Front<'a> {
+    /// Over values that are there and may be written again.
+    pub fn over(values: &'a mut [f32]) -> Front<'a> {
+        let written = values.len();
+        // SAFETY: the same memory under a type of the same layout; through it only f32 values are ever written, so it holds
+        // values when the borrow ends.
+        let values = unsafe { &mut *(std::ptr::from_mut(values) as *mut [MaybeUninit<f32>]) };
+        Front { values, written }
+    }
+
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// Writes `len` values from `start` on: value `i` of them is `value(i)`. What nobody has written before them becomes 0.
+    #[inline]
+    pub fn write(&mut self, start: usize, len: usize, value: impl Fn(usize) -> f32) {
+        let values = &mut self.values[..start + len];
+        if self.written < start {
+            values[self.written..start].fill(MaybeUninit::new(0.0));
+            self.written = start;
+        }
+        for (at, to) in values[start..].iter_mut().enumerate() {
+            to.write(value(at));
+        }
+        self.written = self.written.max(start + len);
+    }
+
+    /// All values; those that nobody has written are 0.
+    pub fn complete(&mut self) -> &mut [f32] {
+        self.values[self.written..].fill(MaybeUninit::new(0.0));
+        self.written = self.values.len();
+        // SAFETY: every value up to `written` was written, and that is all of them.
+        unsafe { &mut *(std::ptr::from_mut(&mut *self.values) as *mut [f32]) }
     }
 }
 
@@ -109,9 +160,10 @@ mod tests {
                     if index == 5 {
                         return; // dropped unfilled
                     }
-                    part.fill(|values| {
-                        assert!(values.iter().all(|v| *v == 0.0));
-                        values.fill(index as f32);
+                    part.fill(|front| {
+                        // The rest is left out, in two places.
+                        let end = if index == 6 { 900 } else { 1000 };
+                        front.write(100, end - 100, |_| index as f32);
                     })
                 });
             }
@@ -119,7 +171,8 @@ mod tests {
         let vec = whole.into_vec();
         assert_eq!(vec.len(), 8000);
         for (at, value) in vec.iter().enumerate() {
-            assert_eq!(*value, if at / 1000 == 5 { 0.0 } else { (at / 1000) as f32 });
+            let is_left_out = at / 1000 == 5 || at % 1000 < 100 || at / 1000 == 6 && at % 1000 >= 900;
+            assert_eq!(*value, if is_left_out { 0.0 } else { (at / 1000) as f32 }, "{at}");
         }
     }
 
@@ -127,8 +180,24 @@ mod tests {
     fn an_abandoned_buffer_is_freed_by_the_last_holder() {
         let (whole, mut parts) = parts(2, 4);
         drop(whole);
-        parts.pop().unwrap().fill(|values| values[0] = 1.0);
+        parts.pop().unwrap().fill(|front| front.write(0, 1, |_| 1.0));
         drop(parts);
         assert!(super::parts(0, 4).0.into_vec().is_empty());
+    }
+
+    #[test]
+    fn what_is_written_can_be_read_and_written_again() {
+        let mut values = vec![9.0; 6];
+        let mut front = Front::over(&mut values);
+        front.write(2, 2, |at| at as f32);
+        assert_eq!(front.complete(), [9.0, 9.0, 0.0, 1.0, 9.0, 9.0]);
+        let (whole, mut parts) = parts(1, 6);
+        parts.pop().unwrap().fill(|front| {
+            front.write(1, 3, |at| at as f32);
+            front.write(2, 1, |_| 7.0);
+            front.complete()[5] = 8.0;
+            front.write(4, 1, |_| 6.0);
+        });
+        assert_eq!(whole.into_vec(), [0.0, 0.0, 7.0, 2.0, 6.0, 8.0]);
     }
 }

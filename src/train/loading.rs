@@ -6,7 +6,7 @@ use super::inputs::Splits;
 use super::picture_memory::{Supplied, Wanted, supply};
 use super::{Run, memory};
 use crate::collective::Collective;
-use crate::data::{Augmentations, LoaderConfig, Mixing, Preprocessor, Transform};
+use crate::data::{Augmentations, LoaderConfig, Mixing, Preprocessor, Transform, prefetch_batches};
 use crate::error::Result;
 use crate::model::Model;
 use crate::ops::device::Placement;
@@ -46,7 +46,7 @@ impl Loading {
             batch: batch + partners,
             // Mixed is in f32.
             dtype: if mixing.is_some() { DType::F32 } else { compute },
-            batches: prefetch(run.loader_threads, batch),
+            batches: prefetch_batches(run.loader_threads, batch),
             rows: splits.train.len(),
             // A rank draws others in each epoch, so among several ranks it takes more epochs until keeping pays off.
             again: epochs >= 2 * world as u64,
@@ -57,7 +57,7 @@ impl Loading {
             transform: &eval_transform,
             batch,
             dtype: compute,
-            batches: prefetch(run.loader_threads, batch),
+            batches: prefetch_batches(run.loader_threads, batch),
             rows: dataset.len().div_ceil(world),
             // They are the same in each evaluation.
             again: true,
@@ -86,9 +86,4 @@ impl Loading {
             notes,
         })
     }
-}
-
-/// Batches ahead: enough that every thread has pictures to decode while a batch waits to be taken.
-fn prefetch(threads: usize, batch: usize) -> usize {
-    2 + (2 * threads).div_ceil(batch)
 }

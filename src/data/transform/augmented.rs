@@ -3,6 +3,7 @@
 
 use super::workplace::{Durations, Picture, Workplace};
 use super::{SampleName, Transform};
+use crate::ops::parts::Front;
 use crate::ops::pixels::{Canvas, erase};
 use crate::recipe::{ColorJitter, ErasingMode, RandAugment, Recipe};
 
@@ -57,13 +58,13 @@ impl Augmentations {
     }
 
     /// Erases a rectangle of a normalized sample, if it is one of those.
-    pub(super) fn erase(&self, name: SampleName, (height, width): (usize, usize), sample_chw: &mut [f32]) {
+    pub(super) fn erase(&self, name: SampleName, (height, width): (usize, usize), sample_chw: &mut Front<'_>) {
         if self.random_erasing == 0.0 {
             return;
         }
         if let Some(rect) = name.erased(self.random_erasing, (height, width)) {
             erase(
-                sample_chw,
+                sample_chw.complete(),
                 (width, height),
                 rect,
                 name.filling(self.random_erasing_mode),

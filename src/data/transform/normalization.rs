@@ -1,6 +1,7 @@
 //! u8 to f32: 256 possible values per channel, computed once with the reference's own operations, then looked up.
 
 use crate::data::preprocessor::Preprocessor;
+use crate::ops::parts::Front;
 use crate::ops::preprocess::Values;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -47,11 +48,16 @@ impl Normalization {
         self.table[channel][value as usize]
     }
 
-    pub(super) fn write<'a>(&self, channel: usize, values: impl Iterator<Item = &'a u8>, out: &mut [f32]) {
+    /// Writes what `values` become to `out`, from `start` on.
+    pub(super) fn write(&self, channel: usize, values: &[u8], out: &mut Front<'_>, start: usize) {
         let table = &self.table[channel];
-        for (out, &value) in out.iter_mut().zip(values) {
-            *out = table[value as usize];
-        }
+        out.write(start, values.len(), |at| table[values[at] as usize]);
+    }
+
+    /// The same, the last value first.
+    pub(super) fn write_mirrored(&self, channel: usize, values: &[u8], out: &mut Front<'_>, start: usize) {
+        let (table, last) = (&self.table[channel], values.len().saturating_sub(1));
+        out.write(start, values.len(), |at| table[values[last - at] as usize]);
     }
 }
 
