@@ -316,6 +316,31 @@ fn checkpoints_of_another_run_are_refused() {
     place.succeed(0, "run", &with(&RUN, &["overwrite-output-dir=true", "max-steps=3"]));
 }
 
+/// What a version of dtrain with another block shuffle wrote would go on in the middle of another order.
+#[test]
+fn a_block_shuffle_goes_on_in_its_own_order_or_not_at_all() {
+    let place = Playground::new(60, 16);
+    let run = with(&RUN, &["shuffle-mode=block", "eval-strategy=no"]);
+    let whole = place.succeed(0, "whole", &with(&run, &["max-steps=9"]));
+    place.succeed(0, "run", &with(&run, &["max-steps=9", "save-steps=4"]));
+    let state = place.path("run/checkpoint-8/dtrain_state.toml");
+    std::fs::remove_dir_all(place.path("run/checkpoint-9")).unwrap();
+    let resumed = place.succeed(0, "run", &with(&run, &["max-steps=9", "save-steps=4", RESUME]));
+    assert!(resumed.adapter() == whole.adapter());
+    std::fs::remove_dir_all(place.path("run/checkpoint-9")).unwrap();
+    let text = std::fs::read_to_string(&state).unwrap();
+    let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with("block_order")).collect();
+    assert_eq!(kept.len() + 1, text.lines().count());
+    std::fs::write(&state, kept.join("\n")).unwrap();
+    let refused = place.run(0, "run", &with(&run, &["max-steps=9", "save-steps=4", RESUME]));
+    assert_eq!(refused.ended.code, Some(1), "{}", refused.ended.text);
+    assert!(
+        refused.ended.text.contains("block shuffle unknown then"),
+        "{}",
+        refused.ended.text
+    );
+}
+
 /// At a rate this small no prediction changes, though the weights do: the first evaluation is the best of equals.
 #[test]
 fn the_best_model_is_the_final_one_and_its_checkpoint_is_kept() {

@@ -121,6 +121,14 @@ impl Order {
         }
     }
 
+    /// Of an order that does not follow from a seed and the number of samples alone: tells it from others of its kind.
+    pub fn fingerprint(&self) -> Option<String> {
+        match self {
+            Order::Blocks(shuffle) => Some(format!("{:016x}", shuffle.fingerprint())),
+            Order::Shuffled { .. } | Order::AsStored | Order::Balanced { .. } => None,
+        }
+    }
+
     /// As many draws as there are samples, in the order of `epoch`: Fisher-Yates over named random numbers, or for each
     /// place a class and one of its rows.
     pub fn of_epoch(&self, samples: usize, epoch: u32) -> Vec<Draw> {

@@ -66,7 +66,7 @@ impl<'a> Trainer<'a> {
             losses,
             seconds_before,
             notes,
-        } = start(run, &mut model, splits.train.classes(), collective)?;
+        } = start(run, &mut model, splits.train.classes(), &shuffling.order, collective)?;
 
         if recipe.sync_batch_norm {
             model.normalize_over(ranks.clone());
@@ -180,7 +180,13 @@ fn agree(
 }
 
 /// A new optimizer and state, or those of the checkpoint that the recipe asks for; then the model's values are its, too.
-fn start(run: &Run, model: &mut Model, classes: &[String], collective: &dyn Collective) -> Result<Start> {
+fn start(
+    run: &Run,
+    model: &mut Model,
+    classes: &[String],
+    order: &Order,
+    collective: &dyn Collective,
+) -> Result<Start> {
     let (recipe, parameters) = (&run.recipe, model.parameters());
     let config = AdamWConfig {
         beta1: recipe.adam_beta1,
@@ -200,7 +206,7 @@ fn start(run: &Run, model: &mut Model, classes: &[String], collective: &dyn Coll
         seconds_before: 0.0,
         notes: Vec::new(),
     };
-    let Some(resumed) = resume::resume(run, parameters, classes, collective)? else {
+    let Some(resumed) = resume::resume(run, parameters, classes, order, collective)? else {
         if recipe.resume_from_checkpoint.as_deref() == Some("true") {
             start.notes.push(format!(
                 "no checkpoint in {} yet: beginning anew",

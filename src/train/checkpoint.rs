@@ -30,6 +30,8 @@ pub struct Position {
     pub world: usize,
     pub global_batch: usize,
     pub train_samples: usize,
+    /// The fingerprint of a block shuffle; none of other orders.
+    pub block_order: Option<String>,
     /// Updates that the optimizer did: fewer than steps where a step had no readable image.
     pub optimizer_steps: u64,
     /// The loss scale of a run in fp16.
@@ -222,6 +224,7 @@ mod tests {
             world: 2,
             global_batch: 32,
             train_samples: 800,
+            block_order: (step == 7).then(|| "ffff000000000001".into()),
             optimizer_steps: step,
             scaler: (step == 7).then(GradScaler::new),
             losses: LossSums {

@@ -8,6 +8,7 @@ use super::Run;
 use super::checkpoint::{self, Buffers, Position};
 use super::kept;
 use crate::collective::{Collective, share};
+use crate::data::Order;
 use crate::error::{Error, Result};
 use crate::optim::Parameters;
 use crate::recipe::Recipe;
@@ -62,6 +63,7 @@ pub fn resume(
     run: &Run,
     parameters: &Parameters,
     classes: &[String],
+    order: &Order,
     collective: &dyn Collective,
 ) -> Result<Option<Resumed>> {
     let Some(asked) = run
@@ -79,7 +81,7 @@ pub fn resume(
             directory => Some(read(Path::new(directory), parameters.count())?),
         };
         if let Some(found) = &mut found {
-            let changes = fits(&found.position, run, parameters, classes, &found.from)?;
+            let changes = fits(&found.position, run, (parameters, classes, order), &found.from)?;
             found.notes.extend(changes);
             let moved = locate_best(found, run);
             found.notes.extend(moved);
@@ -127,8 +129,7 @@ fn newest(output_dir: &Path, count: usize) -> Result<Option<Resumed>> {
 fn fits(
     position: &Position,
     run: &Run,
-    parameters: &Parameters,
-    classes: &[String],
+    (parameters, classes, order): (&Parameters, &[String], &Order),
     from: &Path,
 ) -> Result<Vec<String>> {
     let differs = |what: &str, then: &dyn std::fmt::Display, now: &dyn std::fmt::Display| {
@@ -150,6 +151,20 @@ fn fits(
     }
     if position.train_samples != run.train_samples {
         return differs("training samples:", &position.train_samples, &run.train_samples);
+    }
+    let block_order = order.fingerprint();
+    if position.block_order != block_order {
+        let told = |order: &Option<String>| order.clone().unwrap_or("unknown".to_owned());
+        return Err(Error::checkpoint(
+            from,
+            format!(
+                "its samples came in another order (block shuffle {} then, {} now): blocks of the dataset are other ones, or \
+                 another version of dtrain makes the order",
+                told(&position.block_order),
+                told(&block_order)
+            ),
+            "finish this run with the version and the files that it began with, or start anew in another --output-dir",
+        ));
     }
     if position.classes != classes {
         return differs("classes", &position.classes.join(", "), &classes.join(", "));

@@ -91,6 +91,7 @@ impl Trainer<'_> {
             world: self.collective.world(),
             global_batch: self.plan.global_batch(),
             train_samples: self.plan.samples,
+            block_order: self.plan.order.fingerprint(),
             optimizer_steps: self.end.optimizer.steps,
             scaler: self.end.scaler,
             seconds: self.seconds(),

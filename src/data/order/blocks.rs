@@ -6,6 +6,10 @@
 //! than were granted. A rank has the same slots in every step, therefore the same lanes: what one rank reads no other needs,
 //! although the number of ranks does not enter into the order. Windows of different lanes begin at different times, so that
 //! reading is spread evenly.
+//! A window has to be read almost whole before its first few rows are used. So that an epoch does not begin with reading
+//! all windows, those at its beginning are small: the first of a lane is a block or less, and each further one as long as
+//! all before it, until they are whole. That costs at most twice the reading of later times, and mixing: the first rows of an
+//! epoch come from a block for each lane, and those at place n of a lane from the n rows before or behind it.
 //! Like the exact shuffle, the order of an epoch is a function of names, so that resuming needs nothing but the step.
 
 use std::sync::Arc;
@@ -58,6 +62,9 @@ pub struct BlockShuffle {
     pub global_batch: usize,
 }
 
+/// The way in which the order follows from all that is named: another number for every other way.
+const METHOD: u64 = 2;
+
 /// How the blocks in use are spread over the global batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lanes {
@@ -78,13 +85,32 @@ impl BlockShuffle {
         }
     }
 
+    /// Tells this order from all others: of other rows or blocks, with more of them in use, in another global batch, or made
+    /// in another way.
+    pub fn fingerprint(&self) -> u64 {
+        let Blocks { rows, starts, .. } = &*self.blocks;
+        let numbers = [
+            METHOD,
+            self.seed,
+            self.open as u64,
+            self.global_batch as u64,
+            rows.len() as u64,
+        ];
+        let places = rows.iter().chain(starts).map(|&place| u64::from(place));
+        // FNV-1a, by the number.
+        (numbers.into_iter().chain(places)).fold(0xcbf2_9ce4_8422_2325, |hash, number| {
+            (hash ^ number).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+    }
+
     /// All rows in the order of `epoch`.
     pub fn of_epoch(&self, epoch: u32) -> Vec<u32> {
         let mut sequence = self.permuted(epoch);
         let samples = sequence.len();
         let slots = self.global_batch.min(samples);
         let Lanes { lanes, window } = self.lanes();
-        let window_rows = window * samples.div_ceil(self.blocks.count());
+        let block_rows = samples.div_ceil(self.blocks.count());
+        let window_rows = window * block_rows;
         let whole_steps = (samples - 1) / slots;
         let last_step = samples - whole_steps * slots;
         let mut order = vec![0; samples];
@@ -94,9 +120,10 @@ impl BlockShuffle {
             let in_last = of_lane.end.min(last_step).saturating_sub(of_lane.start);
             let (piece, behind) = rest.split_at_mut(whole_steps * of_lane.len() + in_last);
             rest = behind;
-            let first_window = (window_rows * (lane + 1)).div_ceil(lanes);
+            // Lanes' whole windows begin at different times, evenly spread.
+            let first_whole = window_rows + (window_rows * (lane + 1)).div_ceil(lanes);
             let stream = Stream::new(self.seed, epoch, 1 + lane as u64, Purpose::Order);
-            shuffle_windows(piece, first_window, window_rows, &stream);
+            shuffle_windows(piece, window_starts(first_whole, window_rows, block_rows), &stream);
             for (at, row) in piece.iter().enumerate() {
                 let (step, slot) = (at / of_lane.len(), at % of_lane.len());
                 order[step * slots + of_lane.start + slot] = *row;
@@ -117,14 +144,30 @@ impl BlockShuffle {
     }
 }
 
-/// Shuffles the first `first` rows among themselves, then every `further`.
-fn shuffle_windows(rows: &mut [u32], first: usize, further: usize, stream: &Stream) {
-    let (window, rest) = rows.split_at_mut(first.min(rows.len()));
-    let mut used = window.len();
-    shuffle(window, 0, stream);
-    for window in rest.chunks_mut(further) {
+/// Where windows begin behind the first one: whole ones of `window` rows from `first_whole` on, before that at half of it, a
+/// quarter, and so on down to `least`. None is longer than a whole one if `first_whole` is at most two.
+fn window_starts(first_whole: usize, window: usize, least: usize) -> impl Iterator<Item = usize> {
+    let halves = std::iter::successors(Some(first_whole), |start| {
+        (*start > least.max(1)).then(|| start.div_ceil(2))
+    });
+    let mut growing: Vec<usize> = halves.collect();
+    growing.reverse();
+    growing
+        .into_iter()
+        .chain((1..).map(move |number| first_whole + number * window))
+}
+
+/// Shuffles rows among those between two of `starts`.
+fn shuffle_windows(rows: &mut [u32], starts: impl Iterator<Item = usize>, stream: &Stream) {
+    let (mut rest, mut used) = (rows, 0);
+    for start in starts {
+        let (window, behind) = rest.split_at_mut((start - used).min(rest.len()));
         shuffle(window, used as u32, stream);
         used += window.len();
+        rest = behind;
+        if rest.is_empty() {
+            return;
+        }
     }
 }
 

@@ -183,6 +183,59 @@ fn ranks_read_blocks_of_their_own() {
 }
 
 #[test]
+fn windows_grow_until_they_are_whole() {
+    let starts =
+        |first_whole, window, least| -> Vec<usize> { window_starts(first_whole, window, least).take(6).collect() };
+    assert_eq!(starts(80, 40, 10), [10, 20, 40, 80, 120, 160]);
+    assert_eq!(starts(45, 40, 10), [6, 12, 23, 45, 85, 125]);
+    assert_eq!(starts(7, 4, 1), [1, 2, 4, 7, 11, 15]);
+    assert_eq!(starts(20, 10, 10), [10, 20, 30, 40, 50, 60]);
+}
+
+/// Nobody waits at the beginning until windows are read: after n steps no lane is further than twice what it has used.
+#[test]
+fn an_epoch_begins_with_few_blocks() {
+    // Of 18 rows on average; windows of 40.
+    let shuffled = shuffled(64 * 8000, 20, 41 * 64, 64);
+    assert_eq!(shuffled.lanes(), Lanes { lanes: 64, window: 40 });
+    let mut seen = BTreeSet::new();
+    for (step, rows) in shuffled.of_epoch(0).chunks(64).enumerate() {
+        seen.extend(rows.iter().map(|&row| block_of(&shuffled, row)));
+        let used = (step + 1).div_ceil(18);
+        // And three for where windows begin and end within blocks.
+        assert!(
+            seen.len() <= 64 * (2 * used + 3),
+            "{} blocks in step {step}",
+            seen.len()
+        );
+        // A whole window is open everywhere from the second on.
+        if step == 2 * 40 * 18 {
+            assert!(
+                seen.len() >= 64 * (used + 40 / 4),
+                "{} blocks in step {step}",
+                seen.len()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_fingerprint_tells_orders_apart() {
+    let one = shuffled(1000, 10, 40, 32);
+    let fingerprint = |order: BlockShuffle| order.fingerprint();
+    assert_eq!(one.fingerprint(), fingerprint(shuffled(1000, 10, 40, 32)));
+    let others = [
+        shuffled(1000, 11, 40, 32),
+        shuffled(1000, 10, 41, 32),
+        shuffled(1000, 10, 40, 31),
+        shuffled(1001, 10, 40, 32),
+        BlockShuffle { seed: 8, ..one.clone() },
+    ];
+    let all: BTreeSet<u64> = others.into_iter().chain([one]).map(fingerprint).collect();
+    assert_eq!(all.len(), 6);
+}
+
+#[test]
 fn reading_is_spread_over_the_steps() {
     // Lanes of 64, windows of four blocks of 20 rows: all turning at once would ask for 64 blocks in every 80th step.
     let shuffled = shuffled(64 * 800, 20, 5 * 64, 64);
