@@ -320,19 +320,24 @@ fn checkpoints_of_another_run_are_refused() {
 #[test]
 fn a_block_shuffle_goes_on_in_its_own_order_or_not_at_all() {
     let place = Playground::new(60, 16);
-    let run = with(&RUN, &["shuffle-mode=block", "eval-strategy=no"]);
-    let whole = place.succeed(0, "whole", &with(&run, &["max-steps=9"]));
-    place.succeed(0, "run", &with(&run, &["max-steps=9", "save-steps=4"]));
-    let state = place.path("run/checkpoint-8/dtrain_state.toml");
-    std::fs::remove_dir_all(place.path("run/checkpoint-9")).unwrap();
-    let resumed = place.succeed(0, "run", &with(&run, &["max-steps=9", "save-steps=4", RESUME]));
+    let run = with(&RUN, &["shuffle-mode=block", "max-steps=9", "save-total-limit=9"]);
+    let whole = place.succeed(0, "run", &run);
+    let last = whole.directory.join("checkpoint-9");
+    std::fs::remove_dir_all(&last).unwrap();
+    let resumed = place.succeed(0, "run", &with(&run, &[RESUME]));
+    assert!(
+        resumed.ended.text.contains("checkpoint-6 after step 6"),
+        "{}",
+        resumed.ended.text
+    );
     assert!(resumed.adapter() == whole.adapter());
-    std::fs::remove_dir_all(place.path("run/checkpoint-9")).unwrap();
+    std::fs::remove_dir_all(&last).unwrap();
+    let state = whole.directory.join("checkpoint-6/dtrain_state.toml");
     let text = std::fs::read_to_string(&state).unwrap();
     let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with("block_order")).collect();
     assert_eq!(kept.len() + 1, text.lines().count());
     std::fs::write(&state, kept.join("\n")).unwrap();
-    let refused = place.run(0, "run", &with(&run, &["max-steps=9", "save-steps=4", RESUME]));
+    let refused = place.run(0, "run", &with(&run, &[RESUME]));
     assert_eq!(refused.ended.code, Some(1), "{}", refused.ended.text);
     assert!(
         refused.ended.text.contains("block shuffle unknown then"),
