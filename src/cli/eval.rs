@@ -7,15 +7,17 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::fetch::{self, DatasetName};
+use super::run::precision;
+use super::train::start_threads;
 use super::trained::{ModelArguments, ModelPlaces, Trained};
 use super::{cores, say};
-use crate::collective::{Collective, job};
-use crate::data::{Columns, Dataset, LoaderConfig, Source, Transform, prefetch_batches};
+use crate::collective::{Collective, job, ranks_of_device};
+use crate::data::{Columns, Dataset, Source, Transform};
 use crate::error::{Error, IoContext, Result};
-use crate::ops::device::{NodeRank, open};
-use crate::recipe::{DeviceChoice, Figure, OnBadImage, TransformKind};
+use crate::ops::device::{NodeRank, Placement, open};
+use crate::recipe::{DeviceChoice, Figure, OnBadImage, Precision, TransformKind};
 use crate::report::{CLASSES_FILE, Confusion, PREDICTIONS_FILE, classes_json, classes_table, predictions_csv};
-use crate::train::{BadImages, Evaluation, Evaluator, Places};
+use crate::train::{BadImages, Evaluation, Evaluator, Pass, Places};
 
 #[derive(Args, Debug)]
 pub struct EvalArguments {
@@ -48,6 +50,9 @@ pub struct EvalArguments {
     output_dir: Option<PathBuf>,
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    /// Dtype of the computation on a GPU
+    #[arg(long, default_value = "fp32")]
+    precision: Precision,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -66,7 +71,11 @@ fn carry_out(arguments: &EvalArguments, collective: &Arc<dyn Collective>) -> Res
         rank: local.rank,
         ranks: local.world,
     };
-    let device = open(arguments.device, place)?.device;
+    let opened = open(arguments.device, place)?;
+    ranks_of_device(&**collective, opened.identity.as_deref())?;
+    let (device, mut remarks) = (opened.device, vec![opened.note]);
+    let precision = precision(arguments.precision, &device, &mut remarks);
+    let placement = Placement::new(&device, precision);
     let columns = Columns {
         image: arguments.image_column_name.clone(),
         label: arguments.label_column_name.clone(),
@@ -76,25 +85,29 @@ fn carry_out(arguments: &EvalArguments, collective: &Arc<dyn Collective>) -> Res
         base: places.model,
         adapter: places.adapter,
     };
-    let trained = Trained::load(&model_places, &device)?;
-    let dataset = opened(&places.dataset, &arguments.split, &columns)?;
+    let trained = Trained::load(&model_places, &placement)?;
+    let dataset = split_of(&places.dataset, &arguments.split, &columns)?;
     let dataset = dataset.with_classes(trained.classes())?;
     let threads = cores::of_this_rank(&**collective)?;
-    let batch = arguments.per_device_eval_batch_size as usize;
-    let evaluator = Evaluator {
-        dataset,
-        loader: LoaderConfig {
-            transform: match arguments.transform {
-                EvalTransform::Eval => Transform::new(&trained.preprocessor, TransformKind::Eval),
-                EvalTransform::Processor => Transform::of_processor(&trained.preprocessor),
-            },
-            seed: 0,
-            threads,
-            prefetch_batches: prefetch_batches(threads, batch),
-            on_bad_image: arguments.on_bad_image,
-            pictures: None,
-            feed: None,
+    start_threads(threads)?;
+    let rows = dataset.len().div_ceil(collective.world());
+    let batch = rows.clamp(1, arguments.per_device_eval_batch_size as usize);
+    let pass = Pass {
+        samples: &dataset,
+        count: dataset.len(),
+        rows,
+        transform: match arguments.transform {
+            EvalTransform::Eval => Transform::new(&trained.preprocessor, TransformKind::Eval),
+            EvalTransform::Processor => Transform::of_processor(&trained.preprocessor),
         },
+        batch,
+        placement: &placement,
+        threads,
+        on_bad_image: arguments.on_bad_image,
+    };
+    let evaluator = Evaluator {
+        loader: pass.loading(&**collective)?,
+        dataset,
         batch,
         label_smoothing: 0.0,
         device,
@@ -103,7 +116,8 @@ fn carry_out(arguments: &EvalArguments, collective: &Arc<dyn Collective>) -> Res
     let evaluation = evaluator.evaluate(&trained.model, &**collective, &mut bad)?;
     if collective.rank() == 0 {
         trained.loaded.iter().for_each(|report| eprintln!("loaded: {report}"));
-        notes.iter().for_each(|note| eprintln!("note: {note}"));
+        let notes = remarks.iter().chain(&notes);
+        notes.for_each(|note| eprintln!("note: {note}"));
         bad.take().iter().for_each(|line| eprintln!("{line}"));
         say(&text(&evaluation, trained.classes()));
         if let Some(directory) = &arguments.output_dir {
@@ -130,7 +144,7 @@ impl EvalArguments {
     }
 }
 
-fn opened(source: &Source, split: &str, columns: &Columns) -> Result<Dataset> {
+fn split_of(source: &Source, split: &str, columns: &Columns) -> Result<Dataset> {
     let dataset = Dataset::open_source(source, split, columns)?;
     match dataset.len() {
         0 => Err(Error::dataset(

@@ -12,6 +12,7 @@ use super::trained::{ModelArguments, ModelPlaces, Trained};
 use crate::data::preprocessor;
 use crate::error::{Error, IoContext, Result};
 use crate::model::Model;
+use crate::ops::device::Placement;
 use crate::ops::storage::{tensor, values};
 use crate::rng::{Purpose, Stream};
 use crate::train::whole_directory;
@@ -43,7 +44,8 @@ pub fn run(arguments: &MergeArguments) -> Result<()> {
             "name a directory with adapter_config.json",
         ));
     }
-    let with_adapter = Trained::load(&places, &Device::Cpu)?;
+    let on_cpu = Placement::from(&Device::Cpu);
+    let with_adapter = Trained::load(&places, &on_cpu)?;
     whole_directory(output, |directory| {
         with_adapter.model.save_full(directory)?;
         let path = directory.join(preprocessor::FILE_NAME);
@@ -54,7 +56,7 @@ pub fn run(arguments: &MergeArguments) -> Result<()> {
             base: output.clone(),
             adapter: None,
         },
-        &Device::Cpu,
+        &on_cpu,
     )?;
     let difference = largest_difference(&with_adapter.model, &merged.model)?;
     notes.iter().for_each(|note| eprintln!("note: {note}"));

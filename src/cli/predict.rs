@@ -11,12 +11,16 @@ use clap::Args;
 use serde_json::json;
 
 use super::fetch::DatasetName;
-use super::trained::{ModelArguments, Trained, device};
+use super::run::precision;
+use super::trained::{ModelArguments, Trained};
 use super::{failed, say};
-use crate::data::{BadImage, Loader, LoaderConfig, MicroBatch, Samples, Transform, prefetch_batches};
+use crate::collective::Single;
+use crate::data::{BadImage, Loader, MicroBatch, Samples, Transform};
 use crate::error::{Error, Result};
+use crate::ops::device::{NodeRank, Placement, open};
 use crate::ops::storage::values;
-use crate::recipe::{DeviceChoice, OnBadImage};
+use crate::recipe::{DeviceChoice, OnBadImage, Precision};
+use crate::train::Pass;
 use inputs::Pictures;
 
 #[derive(Args, Debug)]
@@ -45,6 +49,9 @@ pub struct PredictArguments {
     batch_size: u32,
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    /// Dtype of the computation on a GPU
+    #[arg(long, default_value = "fp32")]
+    precision: Precision,
 }
 
 /// What a model says of a picture.
@@ -68,8 +75,11 @@ impl PredictArguments {
     fn carry_out(&self) -> Result<ExitCode> {
         let mut notes = Vec::new();
         let hub = self.model.hub()?;
-        let device = device(self.device)?;
-        let trained = Trained::load(&self.model.places(&hub, &mut notes)?, &device)?;
+        let opened = open(self.device, NodeRank { rank: 0, ranks: 1 })?;
+        notes.push(opened.note);
+        let precision = precision(self.precision, &opened.device, &mut notes);
+        let placement = Placement::new(&opened.device, precision);
+        let trained = Trained::load(&self.model.places(&hub, &mut notes)?, &placement)?;
         let pictures = Pictures::find(&self.inputs, self.split.as_deref(), |name, splits, columns| {
             let dataset = DatasetName {
                 name,
@@ -94,7 +104,7 @@ impl PredictArguments {
             ));
         }
         notes.iter().for_each(|note| eprintln!("note: {note}"));
-        let (predictions, bad) = self.predict(&trained, &pictures, &device)?;
+        let (predictions, bad) = self.predict(&trained, &pictures, &placement)?;
         let names = trained.classes();
         match self.json {
             true => say(&json_lines(&predictions, &bad, &pictures, names)),
@@ -118,36 +128,36 @@ impl PredictArguments {
         &self,
         trained: &Trained,
         pictures: &Pictures,
-        device: &Device,
+        placement: &Placement,
     ) -> Result<(Vec<Prediction>, Vec<BadImage>)> {
-        let (batch, threads) = (
-            self.batch_size as usize,
-            std::thread::available_parallelism().map_or(1, usize::from),
-        );
+        let batch = pictures.len().clamp(1, self.batch_size as usize);
         let rows: Vec<u32> = (0..pictures.len() as u32).collect();
         let batches: Vec<MicroBatch> = rows
             .chunks(batch)
             .map(|rows| MicroBatch::of_rows(0, rows.iter().copied()))
             .collect();
-        let config = LoaderConfig {
+        let pass = Pass {
+            samples: pictures,
+            count: pictures.len(),
+            rows: pictures.len(),
             transform: Transform::of_processor(&trained.preprocessor),
-            seed: 0,
-            threads,
-            prefetch_batches: prefetch_batches(threads, batch),
+            batch,
+            placement,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
             on_bad_image: OnBadImage::Skip,
-            pictures: None,
-            feed: None,
         };
+        let config = pass.loading(&Single)?;
         let mut loader = Loader::new(pictures.clone(), batches.into_iter(), config)?;
         let mut predictions = Vec::with_capacity(rows.len());
         while let Some(batch) = loader.next()? {
             if batch.samples.is_empty() {
                 continue;
             }
-            let logits_bc = trained
-                .model
-                .infer(&batch.pixels_bchw.to_device(device)?)?
-                .to_device(&Device::Cpu)?;
+            // SYNC: the answers are told by the host; the next batches are made meanwhile.
+            let logits_bc = (batch.pixels_on(&placement.device))
+                .and_then(|pixels_bchw| trained.model.infer(&pixels_bchw))
+                .and_then(|logits_bc| Ok(logits_bc.to_device(&Device::Cpu)?))
+                .map_err(|error| error.wanted_by(|| format!("the answers to {} images", batch.samples.len())))?;
             let (logits, classes) = (values(&logits_bc)?, logits_bc.dims()[1]);
             for (logits, &row) in logits.chunks(classes).zip(&batch.samples) {
                 predictions.push(Prediction {

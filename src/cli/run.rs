@@ -14,6 +14,8 @@ pub struct Facts {
     pub eval_samples: usize,
     /// Number of ranks.
     pub world: usize,
+    /// Ranks that compute on this rank's device.
+    pub ranks_of_device: usize,
     /// Cores that this rank may use.
     pub cores: usize,
 }
@@ -98,6 +100,7 @@ pub fn decide(recipe: Recipe, facts: &Facts, device: Device) -> Result<Decided> 
                 .expect("recipes are checked"),
             precision,
             device,
+            ranks_of_device: facts.ranks_of_device,
             threads,
             // 0 is Trainer's "no other process": here always at least one thread decodes ahead.
             loader_threads: recipe.dataloader_num_workers.unwrap_or(threads).max(1),
@@ -107,12 +110,11 @@ pub fn decide(recipe: Recipe, facts: &Facts, device: Device) -> Result<Decided> 
     })
 }
 
-fn precision(asked: Precision, device: &Device, notes: &mut Vec<String>) -> Precision {
+/// What is computed in on this device, with a line if that is not what was asked for.
+pub fn precision(asked: Precision, device: &Device, notes: &mut Vec<String>) -> Precision {
     if device.is_cpu() && asked != Precision::Fp32 {
         let name = if asked == Precision::Fp16 { "fp16" } else { "bf16" };
-        notes.push(format!(
-            "precision {name} is for GPUs: on the CPU this run computes in f32"
-        ));
+        notes.push(format!("precision {name} is for GPUs: the CPU computes in f32"));
         return Precision::Fp32;
     }
     asked
@@ -160,6 +162,7 @@ mod tests {
         train_samples: 4500,
         eval_samples: 500,
         world: 1,
+        ranks_of_device: 1,
         cores: 4,
     };
 

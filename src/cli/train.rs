@@ -7,7 +7,7 @@ use super::arguments::TrainArguments;
 use super::preflight::Preflight;
 use super::run::{Decided, Facts, decide};
 use super::{cores, failed, fetch, push, say};
-use crate::collective::{Collective, job, with_devices};
+use crate::collective::{Collective, job, ranks_of_device, with_devices};
 use crate::error::{Error, Result};
 use crate::ops::device::{NodeRank, Placement, open};
 use crate::recipe::Recipe;
@@ -48,6 +48,7 @@ pub fn carry_out(recipe: Recipe, depth: Depth, collective: &Arc<dyn Collective>)
         train_samples: splits.train.len(),
         eval_samples: splits.eval.as_ref().map_or(0, |eval| eval.len()),
         world: collective.world(),
+        ranks_of_device: ranks_of_device(&*collective, opened.identity.as_deref())?,
         cores: cores::of_this_rank(&*collective)?,
     };
     let Decided { run, mut notes } = decide(recipe, &facts, opened.device)?;

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
 use clap::Args;
 use serde_json::Value;
 
@@ -14,8 +13,7 @@ use crate::hub::Hub;
 use crate::model::adapter;
 use crate::model::weights::Checkpoint;
 use crate::model::{LoadReport, LoraConfig, Model, Training, VitConfig, names};
-use crate::ops::device::{NodeRank, Placement, open};
-use crate::recipe::{DeviceChoice, Precision};
+use crate::ops::device::Placement;
 
 /// Which model is meant.
 #[derive(Args, Clone, Debug)]
@@ -110,8 +108,8 @@ impl ModelArguments {
 impl Trained {
     /// Loads the model, without anything that is needed for training it only.
     /// Errors: whatever does not fit; a classifier that was never trained.
-    pub fn load(places: &ModelPlaces, device: &Device) -> Result<Trained> {
-        let placement = Placement::new(device, Precision::Fp32);
+    pub fn load(places: &ModelPlaces, placement: &Placement) -> Result<Trained> {
+        let placement = placement.clone();
         let (model, loaded) = match &places.adapter {
             None => {
                 let classes = Model::classes_in(&places.base)?;
@@ -153,11 +151,6 @@ impl Trained {
     pub fn classes(&self) -> &[String] {
         self.model.classes()
     }
-}
-
-/// The only device of a command that runs as one process.
-pub fn device(choice: DeviceChoice) -> Result<Device> {
-    Ok(open(choice, NodeRank { rank: 0, ranks: 1 })?.device)
 }
 
 /// Names of an adapter's classes: from the file that dtrain writes beside it, from the base if that has as many, else numbers.

@@ -27,7 +27,7 @@ use std::time::Duration;
 use candle_core::Tensor;
 
 pub use agree::{gather, same_everywhere, share};
-pub use gpus::with_devices;
+pub use gpus::{ranks_of_device, with_devices};
 pub use job::{host, job};
 pub use launcher::Launcher;
 #[cfg(feature = "mpi")]

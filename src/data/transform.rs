@@ -202,9 +202,14 @@ impl Transform {
         Ok(rgb_hwc)
     }
 
+    /// Whether pictures are decoded as they are.
+    pub fn is_exact(&self) -> bool {
+        self.decode == Decode::Exact
+    }
+
     /// Whether `cut` and `normalization` say all that is done to a picture, so that `ops::preprocess` can do it.
     pub fn is_a_cut(&self) -> bool {
-        self.decode == Decode::Exact && self.augmentations.are_off()
+        self.is_exact() && self.augmentations.are_off()
     }
 
     /// What becomes of a decoded, upright picture of `width` x `height`: for `ops::preprocess`. Not all, unless `is_a_cut`.

@@ -50,10 +50,11 @@ impl Evaluator {
             if batch.samples.is_empty() {
                 continue;
             }
+            // SYNC: figures are the host's. The next batches are copied and made meanwhile.
             let logits_bc = (batch.pixels_on(&self.device))
                 .and_then(|pixels_bchw| model.infer(&pixels_bchw))
-                .map_err(|error| error.wanted_by(|| format!("the evaluation of {} images", batch.samples.len())))?
-                .to_device(&Device::Cpu)?;
+                .and_then(|logits_bc| Ok(logits_bc.to_device(&Device::Cpu)?))
+                .map_err(|error| error.wanted_by(|| format!("the evaluation of {} images", batch.samples.len())))?;
             let losses = cross_entropy(&logits_bc, &batch.labels, self.label_smoothing, 1.0)?.losses;
             let (logits, classes) = (values(&logits_bc)?, logits_bc.dims()[1]);
             let names = batch.samples.iter().zip(&batch.labels);

@@ -35,6 +35,7 @@ pub use bad_images::BadImages;
 pub use evaluate::{Evaluation, Evaluator};
 pub use finish::Summary;
 pub use inputs::{Inputs, Places, Splits, columns};
+pub use loading::Pass;
 pub use run::{Run, When};
 pub use shuffling::Shuffling;
 pub use whole::directory as whole_directory;

@@ -1,24 +1,24 @@
 //! How pictures are supplied: on which device samples are made, and which decoded pictures stay in memory from epoch to epoch
 //! (`--image-cache`).
 //!
-//! All of it is decided for this rank alone: samples are the same wherever they are made and with or without kept pictures.
+//! Each rank decides for itself, and leaves the others on its node and its GPU their share: samples are the same wherever they
+//! are made and with or without kept pictures.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use candle_core::DType;
+use candle_core::{DType, Device};
 
-use super::Run;
 use crate::collective::Collective;
 use crate::data::{
-    Dataset, DevicePictures, DeviceRoom, Feed, FeedShape, PictureCache, PictureSizes, Transform, kept_bytes,
+    DevicePictures, DeviceRoom, Feed, FeedShape, PictureCache, PictureSizes, Samples, Transform, kept_bytes,
     usable_memory,
 };
 use crate::error::Result;
 use crate::ops::device::free_bytes;
 use crate::ops::intake::Intake;
 use crate::ops::staging::StagingShape;
-use crate::recipe::{Decode, ImageCache};
+use crate::recipe::ImageCache;
 
 /// What a loader is given; None: pictures are kept nowhere, samples are made on the CPU.
 #[derive(Clone, Default)]
@@ -43,9 +43,24 @@ impl Supplied {
     }
 }
 
-/// One of the run's datasets.
+/// Where samples are made, and what memory there is for it.
+pub struct Terms<'a> {
+    pub device: &'a Device,
+    pub cache: ImageCache,
+    /// Bytes that were named for kept pictures, on the device and on the host (`--image-cache-gb`).
+    pub named: Option<usize>,
+    /// Bytes that the rank itself wants of its GPU, and ranks that compute there.
+    pub needed: usize,
+    pub ranks_of_device: usize,
+}
+
+/// Samples that a loader is for.
 pub struct Wanted<'a> {
-    pub dataset: &'a Dataset,
+    /// For people: `training`.
+    pub name: &'static str,
+    pub samples: &'a dyn Samples,
+    /// How many there are.
+    pub count: usize,
     pub transform: &'a Transform,
     /// Most samples of a batch, what they are made in, and batches that are in the making at a time.
     pub batch: usize,
@@ -78,51 +93,41 @@ struct Choice {
     on_device: bool,
 }
 
-/// Decides for the training set and, if there is one, the validation set; `needed`: bytes that the run itself wants of the GPU.
+/// Decides for all loaders of a rank; the first ones come first where memory is short. Every rank must call it.
 /// Error: the GPU has no room for what was asked.
-pub fn supply(
-    run: &Run,
-    needed: usize,
-    train: &Wanted<'_>,
-    eval: Option<&Wanted<'_>>,
-    collective: &dyn Collective,
-) -> Result<(Supplied, Supplied)> {
-    let recipe = &run.recipe;
-    let asked = recipe.image_cache_gb.map(|gigabytes| (gigabytes * 1e9) as usize);
-    let host = asked.unwrap_or_else(|| usable_memory().unwrap_or(0) / PART / collective.local().world);
-    let device = match run.device.is_cpu() {
-        true => 0,
-        false => match asked {
-            Some(bytes) => bytes,
-            None => {
-                let (free, _) = free_bytes(&run.device)?;
-                free.saturating_sub(needed + OF_CUDA) / DEVICE_PART.1 * DEVICE_PART.0
-            }
-        },
+pub fn supply(terms: &Terms, all: &[Wanted<'_>], collective: &dyn Collective) -> Result<Vec<Supplied>> {
+    let on_cpu = terms.device.is_cpu();
+    let host = terms
+        .named
+        .unwrap_or_else(|| usable_memory().unwrap_or(0) / PART / collective.local().world);
+    let device = match (on_cpu, terms.named) {
+        (true, _) => 0,
+        (false, Some(bytes)) => bytes,
+        (false, None) => free_share(terms, collective)?,
     };
-    // Whether a picture found room must not show in its samples, and what is kept is exact.
-    let cache = match recipe.decode {
-        Decode::Exact => recipe.image_cache,
-        Decode::Fast => ImageCache::None,
-    };
-    // Validation pictures are read again in each evaluation, so they come first.
-    let datasets: Vec<&Wanted> = eval.into_iter().chain([train]).collect();
-    let sizes: Vec<PictureSizes> = match cache {
-        ImageCache::Host | ImageCache::None if run.device.is_cpu() => Vec::new(),
-        _ => datasets
+    let sizes: Vec<PictureSizes> = match terms.cache {
+        ImageCache::Host | ImageCache::None if on_cpu => Vec::new(),
+        _ => all
             .iter()
-            .map(|wanted| PictureSizes::look(wanted.dataset, wanted.rows))
+            .map(|wanted| PictureSizes::look(wanted.samples, wanted.rows))
             .collect(),
     };
     let mut left = (host, device);
-    let choices: Vec<Choice> = datasets
+    let choices: Vec<Choice> = all
         .iter()
         .enumerate()
-        .map(|(at, wanted)| choose(cache, wanted, sizes.get(at), run.device.is_cpu(), &mut left))
+        .map(|(at, wanted)| {
+            // Whether a picture found room must not show in its samples, and what is kept is exact.
+            let cache = match wanted.transform.is_exact() {
+                true => terms.cache,
+                false => ImageCache::None,
+            };
+            choose(cache, wanted, sizes.get(at), on_cpu, &mut left)
+        })
         .collect();
     let budget = Arc::new(AtomicUsize::new(host));
-    let caches = datasets.iter().zip(&choices).map(|(wanted, choice)| {
-        let cache = || Arc::new(PictureCache::new(wanted.dataset.len(), budget.clone()));
+    let caches = all.iter().zip(&choices).map(|(wanted, choice)| {
+        let cache = || Arc::new(PictureCache::new(wanted.count, budget.clone()));
         choice.host.then(cache)
     });
     let mut supplied: Vec<Supplied> = caches
@@ -131,11 +136,20 @@ pub fn supply(
             ..Supplied::default()
         })
         .collect();
-    if !run.device.is_cpu() {
-        give_feeds(run, &datasets, &sizes, &choices, &mut supplied)?;
+    if !on_cpu {
+        give_feeds(terms.device, all, &sizes, &choices, &mut supplied)?;
     }
-    let train = supplied.pop().unwrap_or_default();
-    Ok((train, supplied.pop().unwrap_or_default()))
+    Ok(supplied)
+}
+
+/// A rank's part of the GPU's memory that nobody needs for anything else.
+fn free_share(terms: &Terms, collective: &dyn Collective) -> Result<usize> {
+    // All ranks of a GPU have their models there by now, and none takes more before the others have looked.
+    collective.barrier()?;
+    let (free, _) = free_bytes(terms.device)?;
+    collective.barrier()?;
+    let mine = free / terms.ranks_of_device;
+    Ok(mine.saturating_sub(terms.needed + OF_CUDA) / DEVICE_PART.1 * DEVICE_PART.0)
 }
 
 /// Takes what it wants from what is left on host and device.
@@ -184,13 +198,13 @@ fn choose(
 
 /// Samples are made on the GPU wherever it knows how.
 fn give_feeds(
-    run: &Run,
-    datasets: &[&Wanted],
+    device: &Device,
+    all: &[Wanted],
     sizes: &[PictureSizes],
     choices: &[Choice],
     supplied: &mut [Supplied],
 ) -> Result<()> {
-    let shapes: Vec<Option<StagingShape>> = datasets
+    let shapes: Vec<Option<StagingShape>> = all
         .iter()
         .zip(sizes)
         .map(|(wanted, sizes)| {
@@ -204,12 +218,16 @@ fn give_feeds(
         return Ok(());
     };
     let kept = choices.iter().map(|choice| choice.device).sum::<usize>();
-    let intake = Intake::open(&run.device, landing, kept)
-        .map_err(|error| error.wanted_by(|| "keeping decoded pictures on it (--image-cache)".to_owned()))?;
+    let intake = Intake::open(device, landing, kept).map_err(|error| {
+        error.wanted_by(|| match kept {
+            0 => "bringing pictures to it".to_owned(),
+            _ => "keeping decoded pictures on it (--image-cache)".to_owned(),
+        })
+    })?;
     let room = Arc::new(DeviceRoom::of(&intake));
     let intake = Arc::new(intake);
     for (at, supplied) in supplied.iter_mut().enumerate() {
-        let (wanted, choice) = (datasets[at], choices[at]);
+        let (wanted, choice) = (&all[at], choices[at]);
         let Some(batch) = shapes[at] else { continue };
         let shape = FeedShape {
             batch,
@@ -217,10 +235,10 @@ fn give_feeds(
             stagings: wanted.batches,
             slots: SLOTS,
         };
-        let pictures = || DevicePictures::new(wanted.dataset.len(), room.clone());
+        let pictures = || DevicePictures::new(wanted.count, room.clone());
         let pictures = choice.on_device.then(pictures);
         supplied.on_device = choice.device;
-        supplied.feed = Some(Arc::new(Feed::new(intake.clone(), &run.device, shape, pictures)));
+        supplied.feed = Some(Arc::new(Feed::new(intake.clone(), device, shape, pictures)));
     }
     Ok(())
 }

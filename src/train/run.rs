@@ -6,7 +6,7 @@ use candle_core::Device;
 
 use crate::recipe::{BestMetric, Precision, Recipe};
 
-/// A validated run. Everything here is the same on every rank.
+/// A validated run. Everything here but the device and its number of ranks is the same on every rank.
 #[derive(Clone, Debug)]
 pub struct Run {
     /// Names, rates and choices are read from here; whatever follows below overrides it.
@@ -30,6 +30,8 @@ pub struct Run {
     /// The dtype that is really computed in: the recipe's, or f32 on a CPU.
     pub precision: Precision,
     pub device: Device,
+    /// Ranks that compute there.
+    pub ranks_of_device: usize,
     /// Compute threads of this rank, and threads that decode images ahead.
     pub threads: usize,
     pub loader_threads: usize,

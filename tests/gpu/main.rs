@@ -11,6 +11,7 @@ mod common;
 #[path = "../kernels/host.rs"]
 #[allow(dead_code)]
 mod host;
+mod commands;
 mod feed;
 #[path = "../common/job.rs"]
 mod job;
