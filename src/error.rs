@@ -66,8 +66,8 @@ pub enum Error {
 
     /// The GPU's memory is full.
     #[error(
-        "the GPU is out of memory in {what}: {needed_gib:.2} GiB were asked for, {free_gib:.2} of {total_gib:.2} GiB are free{}\n  to do: lower --per-device-train-batch-size (and raise --gradient-accumulation-steps to keep the global batch) or --per-device-eval-batch-size, add --gradient-checkpointing, {}or end other programs on the GPU",
-        kept_pictures(*pictures_gib), if *pictures_gib > 0.0 { "choose --image-cache host or a smaller --image-cache-gb, " } else { "" }
+        "the GPU is out of memory in {what}: {needed_gib:.2} GiB were asked for, {free_gib:.2} of {total_gib:.2} GiB are free{}\n  to do: {}{fix}, or end other programs on the GPU",
+        kept_pictures(*pictures_gib), if *pictures_gib > 0.0 { "choose --image-cache host, none or a smaller --image-cache-gb, " } else { "" }
     )]
     GpuMemory {
         /// Who wanted it.
@@ -77,7 +77,14 @@ pub enum Error {
         total_gib: f64,
         /// Of it, what decoded pictures take (`--image-cache`).
         pictures_gib: f64,
+        fix: &'static str,
     },
+
+    /// The GPU takes no more work from this process.
+    #[error(
+        "the GPU has failed ({what}): {cause}\n  to do: look for `Xid` in `dmesg` and at `nvidia-smi` (a GPU that is lost or whose memory is broken needs its machine restarted), then run the same command with --resume-from-checkpoint true; if it comes again at the same place, run with CUDA_LAUNCH_BLOCKING=1 and report what failed then"
+    )]
+    GpuLost { what: String, cause: String },
 
     /// A tensor operation refused its operands: a bug of ours or a device failure.
     #[error("tensor operation failed: {0}")]
@@ -124,25 +131,25 @@ impl Error {
     }
 }
 
+/// What to do where a run needs more memory than its GPU has.
+pub const SMALLER_STEPS: &str = "lower --per-device-train-batch-size (and raise --gradient-accumulation-steps to keep the \
+                                 global batch), add --gradient-checkpointing";
+
 impl Error {
     /// Says what wanted the memory that a GPU does not have.
-    pub fn wanted_by(self, what: impl FnOnce() -> String) -> Self {
-        match self {
-            Error::GpuMemory {
-                needed_gib,
-                free_gib,
-                total_gib,
-                pictures_gib,
-                ..
-            } => Error::GpuMemory {
-                what: what(),
-                needed_gib,
-                free_gib,
-                total_gib,
-                pictures_gib,
-            },
-            other => other,
+    pub fn wanted_by(mut self, wanted: impl FnOnce() -> String) -> Self {
+        if let Error::GpuMemory { what, .. } = &mut self {
+            *what = wanted();
         }
+        self
+    }
+
+    /// Says what helps where a GPU does not have so much memory.
+    pub fn helped_by(mut self, remedy: &'static str) -> Self {
+        if let Error::GpuMemory { fix, .. } = &mut self {
+            *fix = remedy;
+        }
+        self
     }
 
     /// Names the optimizer step, unless the error does so itself.

@@ -41,7 +41,7 @@ unsafe impl Send for Nccl {}
 // SAFETY: as above.
 unsafe impl Sync for Nccl {}
 
-/// `ncclConfig_t` as it was in NCCL 2.17; newer libraries accept it by its size and version.
+/// `ncclConfig_t` as it was in NCCL 2.18; newer libraries accept it by its size and version.
 #[repr(C)]
 struct Config {
     size: usize,
@@ -54,6 +54,9 @@ struct Config {
     network: *const std::ffi::c_char,
     split_share: i32,
 }
+
+/// The version that it belongs to, and the oldest library that takes it.
+const OLDEST: i32 = 21_800;
 
 /// What ranks wait for, in messages.
 const SUM: &str = "the sum of gradients";
@@ -70,7 +73,7 @@ impl Nccl {
         let mut config = Config {
             size: size_of::<Config>(),
             magic: MAGIC,
-            version: 21_800,
+            version: OLDEST as u32,
             blocking: 0,
             cga_cluster_size: UNDEFINED,
             min_ctas: UNDEFINED,
@@ -328,13 +331,18 @@ fn shared_id(control: &dyn Collective) -> Result<sys::ncclUniqueId> {
     let mut version = 0;
     // SAFETY: writes one int.
     let code = unsafe { sys::ncclGetVersion(&mut version) };
-    let mut missing = [f64::from(u8::from(code != Code::ncclSuccess))];
-    control.sum_f64(&mut missing)?;
-    if missing[0] > 0.0 {
-        return Err(refused(
-            &format!("NCCL on {} of {} ranks", missing[0], control.world()),
-            "libnccl.so.2 was not found",
-        ));
+    let is_missing = code != Code::ncclSuccess;
+    let mut counts =
+        [is_missing, !is_missing && version < OLDEST].map(|of_this_rank| f64::from(u8::from(of_this_rank)));
+    control.sum_f64(&mut counts)?;
+    let of = |count: f64| format!("NCCL on {count} of {} ranks", control.world());
+    match counts {
+        [0.0, 0.0] => {}
+        [0.0, old] => {
+            let [major, minor] = [OLDEST / 10_000, OLDEST % 10_000 / 100];
+            return Err(refused(&of(old), &format!("it is older than {major}.{minor}")));
+        }
+        [missing, _] => return Err(refused(&of(missing), "libnccl.so.2 was not found")),
     }
     let mut code = Code::ncclSuccess;
     if control.rank() == 0 {
@@ -383,7 +391,7 @@ fn refused(what: &str, cause: &str) -> Error {
     Error::Ranks {
         what: format!("{what}: {cause}"),
         fix:
-            "install NCCL (libnccl.so.2, or name its folder in DTRAIN_CUDA_LIB_DIR); NCCL_DEBUG=INFO makes it say more"
+            "install NCCL 2.18 or newer (libnccl.so.2, or name its folder in DTRAIN_CUDA_LIB_DIR); NCCL_DEBUG=INFO makes it say more"
                 .into(),
     }
 }

@@ -58,7 +58,7 @@ pub struct Opened {
 ///
 /// `Auto` takes a GPU if there is one that can be used, and otherwise says why not and takes the CPU. Errors: `Cuda` and no
 /// usable GPU (not built in, no driver, a driver too old, no device, compute capability below 8.0); more ranks on the
-/// node than GPUs.
+/// node than GPUs; no cuBLASLt.
 pub fn open(choice: DeviceChoice, place: NodeRank) -> Result<Opened> {
     if choice == DeviceChoice::Cpu {
         return Ok(cpu("computing on the CPU".to_owned()));
@@ -170,6 +170,18 @@ fn gpu(place: NodeRank) -> std::result::Result<Opened, Unusable> {
             ),
             "use an Ampere GPU (A100, RTX 30) or a newer one, or choose --device cpu",
         ));
+    }
+    if !super::cuda::cublaslt::is_there() {
+        return Err(Unusable {
+            fatal: true,
+            ..Unusable::new(
+                format!(
+                    "GPU {ordinal} ({}) cannot be used: cuBLASLt (libcublasLt.so.13) was not found",
+                    found.name
+                ),
+                "install CUDA 13's cuBLAS, or name the folder that it is in in DTRAIN_CUDA_LIB_DIR, or choose --device cpu",
+            )
+        });
     }
     let device = driver::open(ordinal).map_err(|what| Unusable {
         fatal: true,

@@ -13,6 +13,9 @@ use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::storage::values;
 use crate::report::{Figures, Outcome};
 
+/// What to do where a GPU has too little memory for one.
+const SMALLER_BATCHES: &str = "lower --per-device-eval-batch-size, choose --precision fp16 or bf16";
+
 /// How samples are evaluated.
 pub struct Evaluator {
     pub dataset: Dataset,
@@ -54,7 +57,8 @@ impl Evaluator {
             let logits_bc = (batch.pixels_on(&self.device))
                 .and_then(|pixels_bchw| model.infer(&pixels_bchw))
                 .and_then(|logits_bc| Ok(logits_bc.to_device(&Device::Cpu)?))
-                .map_err(|error| error.wanted_by(|| format!("the evaluation of {} images", batch.samples.len())))?;
+                .map_err(|error| error.wanted_by(|| format!("the evaluation of {} images", batch.samples.len())))
+                .map_err(|error| error.helped_by(SMALLER_BATCHES))?;
             let losses = cross_entropy(&logits_bc, &batch.labels, self.label_smoothing, 1.0)?.losses;
             let (logits, classes) = (values(&logits_bc)?, logits_bc.dims()[1]);
             let names = batch.samples.iter().zip(&batch.labels);

@@ -20,6 +20,11 @@ pub struct Outcome {
     pub directory: PathBuf,
 }
 
+/// Elsewhere than where it was built, DTRAIN names it.
+pub fn program() -> PathBuf {
+    std::env::var_os("DTRAIN").map_or_else(|| env!("CARGO_BIN_EXE_dtrain").into(), PathBuf::from)
+}
+
 impl Playground {
     /// Pictures of 32 px in eight classes, as an image folder so that single files can be damaged.
     pub fn new(train: usize, validation: usize) -> Playground {
@@ -126,8 +131,7 @@ impl Playground {
                 None => vec![format!("--{flag}")],
             })
             .collect();
-        // Elsewhere than where it was built, DTRAIN names the program.
-        let program = std::env::var_os("DTRAIN").map_or_else(|| env!("CARGO_BIN_EXE_dtrain").into(), PathBuf::from);
+        let program = program();
         if world == 0 {
             let mut command = Command::new(&program);
             command.args(words);

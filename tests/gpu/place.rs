@@ -1,5 +1,6 @@
 //! Which GPU the tests run on: a real one if there is a driver, else the stand-in, which is built here.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -26,6 +27,16 @@ pub fn gpu() -> &'static Device {
 
 pub fn is_real() -> bool {
     Path::new("/dev/nvidiactl").exists()
+}
+
+/// Whether each of so many ranks can have a GPU of its own; says so if not.
+pub fn has_gpus(ranks: usize) -> bool {
+    let real = || std::fs::read_dir("/proc/driver/nvidia/gpus").map_or(1, |gpus| gpus.count());
+    let enough = !is_real() || ranks <= real();
+    if !enough {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: fewer than {ranks} GPUs");
+    }
+    enough
 }
 
 /// What a program needs to find the stand-in; nothing on a machine with a GPU.

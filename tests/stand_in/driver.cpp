@@ -10,6 +10,9 @@
 //   DTRAIN_STAND_IN_KERNELS   the shared object with the kernels
 //   DTRAIN_STAND_IN_GPUS      how many GPUs there seem to be (1)
 //   DTRAIN_STAND_IN_VERSION   the CUDA version that the driver serves (99000)
+//   DTRAIN_STAND_IN_CAPABILITY  its compute capability (90)
+//   DTRAIN_STAND_IN_LOST      GPU,FILE: that GPU answers everything with the same error from when there is this file
+//   DTRAIN_STAND_IN_NCCL      the version of NCCL (22809)
 //   DTRAIN_STAND_IN_BYTES     memory of a GPU (1 GiB)
 //   DTRAIN_STAND_IN_PINNED    the largest block of pinned memory that can be had (any)
 //   DTRAIN_STAND_IN_ORDER     late: all streams; mixed: all but those with a priority (at once)
@@ -29,13 +32,15 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <unistd.h>
 #include <vector>
 
 #define API extern "C" __attribute__((visibility("default")))
 
 namespace {
 
-enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, NOT_FOUND = 500, NOT_READY = 600, LAUNCH_FAILED = 719 };
+enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, NOT_FOUND = 500, NOT_READY = 600, ILLEGAL_ADDRESS = 700,
+       LAUNCH_FAILED = 719 };
 
 constexpr size_t GUARD = 256;
 constexpr unsigned char GUARD_BYTE = 0xa5;
@@ -86,6 +91,13 @@ long setting(const char *name, long otherwise) {
     abort();
 }
 
+// Has this GPU failed?
+bool is_lost() {
+    static const char *text = getenv("DTRAIN_STAND_IN_LOST");
+    const char *comma = text ? strchr(text, ',') : nullptr;
+    return comma && current == reinterpret_cast<void *>(uintptr_t(0x1000 + atol(text))) && access(comma + 1, F_OK) == 0;
+}
+
 void *kernels() {
     static void *library = [] {
         const char *path = getenv("DTRAIN_STAND_IN_KERNELS");
@@ -127,6 +139,7 @@ int drain_all() {
 // The null stream, which nobody should use, is as good as everything.
 int ask(void *stream_, std::function<int()> job) {
     std::lock_guard<std::recursive_mutex> mine(turn);
+    if (is_lost()) return ILLEGAL_ADDRESS;
     auto *stream = static_cast<Stream *>(stream_);
     if (!stream) return drain_all() ? LAUNCH_FAILED : job();
     if (!stream->is_late && stream->asked.empty()) return job();
@@ -210,6 +223,7 @@ int arrive() {
 
 int wait_for_all(Stream *stream) {
     waits++;
+    if (is_lost()) return ILLEGAL_ADDRESS;
     int error = stream ? drain(stream) : drain_all();
     all_guards();
     arrive();
@@ -241,8 +255,8 @@ API int cuDeviceGetUuid_v2(unsigned char *uuid, int device) {
 API int cuDeviceGetUuid(unsigned char *uuid, int device) { return cuDeviceGetUuid_v2(uuid, device); }
 API int cuDeviceGetAttribute(int *value, int attribute, int) {
     switch (attribute) {
-    case 75: *value = 9; break;   // compute capability, major
-    case 76: *value = 0; break;   // minor
+    case 75: *value = int(setting("DTRAIN_STAND_IN_CAPABILITY", 90)) / 10; break;
+    case 76: *value = int(setting("DTRAIN_STAND_IN_CAPABILITY", 90)) % 10; break;
     case 115: *value = 1; break;  // memory pools
     case 16: *value = 132; break; // multiprocessors
     case 97: *value = MOST_SHARED; break; // shared memory that a block may ask for
@@ -288,7 +302,9 @@ API int cuEventRecord(void *event_, void *stream) {
     uint64_t number = ++mark->recorded;
     return ask(stream, [mark, number] { return mark->reached = number, OK; });
 }
+API int cuStreamQuery(void *) { return is_lost() ? ILLEGAL_ADDRESS : OK; }
 API int cuEventQuery(void *event) {
+    if (is_lost()) return ILLEGAL_ADDRESS;
     std::lock_guard<std::recursive_mutex> mine(turn);
     auto &[asked, mark] = *static_cast<Event *>(event);
     if (!asked) return asked = true, NOT_READY;
@@ -297,6 +313,7 @@ API int cuEventQuery(void *event) {
     return arrive();
 }
 API int cuEventSynchronize(void *event) {
+    if (is_lost()) return ILLEGAL_ADDRESS;
     events_awaited++;
     auto mark = static_cast<Event *>(event)->mark;
     int error = reach(mark, mark->recorded);
@@ -407,6 +424,7 @@ API int cuGetErrorString(int error, const char **text) {
     case NO_DEVICE: *text = "no CUDA-capable device is detected"; break;
     case NOT_FOUND: *text = "named symbol not found"; break;
     case NOT_READY: *text = "device not ready"; break;
+    case ILLEGAL_ADDRESS: *text = "an illegal memory access was encountered"; break;
     case LAUNCH_FAILED: *text = "unspecified launch failure"; break;
     default: *text = "some error"; break;
     }

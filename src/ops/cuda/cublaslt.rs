@@ -73,6 +73,13 @@ struct Plan {
     workspace_bytes: usize,
 }
 
+/// Whether the library can be opened.
+pub fn is_there() -> bool {
+    // SAFETY: takes nothing. Without the library it returns an error's number, and versions are above 10000.
+    let version = unsafe { sys::cublasLtGetVersion() };
+    version >= 10_000
+}
+
 /// Asks the GPU for a product. Does nothing if d is empty; k = 0 is refused.
 ///
 /// # Safety

@@ -120,6 +120,17 @@ fn keep_freed_memory(ordinal: usize) -> Result<(), DriverError> {
     }
 }
 
+/// Why the GPU takes no more work from this process, if it does not. Needs the context of the calling thread.
+pub fn loss() -> Option<String> {
+    // SAFETY: asks about the default stream, which always exists; nothing is waited for.
+    let error = unsafe { sys::cuStreamQuery(std::ptr::null_mut()) };
+    // Memory errors (214, 220), illegal accesses and instructions, traps, timeouts, and what a GPU answers that fell off its bus.
+    match error as u32 {
+        214 | 220 | 700 | 702 | 710 | 714..=719 | 721 | 999 => Some(explain(DriverError(error))),
+        _ => None,
+    }
+}
+
 /// What the driver says of an error, in words.
 pub fn explain(error: DriverError) -> String {
     match error.error_string() {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, RwLock};
 
 use candle_core::cuda_backend::cudarc::driver::result::{self, DriverError};
@@ -35,6 +36,8 @@ pub struct Gpu {
     most_shared_bytes: u32,
     pub(super) blas: Mutex<Option<Blas>>,
     pub(super) names: Mutex<Option<LastNames>>,
+    /// Bytes that are set aside, or just asked for, for pictures that stay.
+    pub(super) kept_bytes: AtomicUsize,
 }
 
 // SAFETY: streams, modules and functions are handles that the driver lets every thread use once the context is bound to
@@ -72,6 +75,7 @@ impl Gpu {
             most_shared_bytes: most_shared_bytes(device)?,
             blas: Mutex::default(),
             names: Mutex::default(),
+            kept_bytes: AtomicUsize::new(0),
         });
         write(&OPEN).push((device.id(), gpu.clone()));
         Ok(gpu)

@@ -1,5 +1,7 @@
 //! Tensors on the GPU as addresses: read, written in place, made without a zeroing pass, brought to the host and back.
 
+use std::sync::atomic::Ordering;
+
 use candle_core::cuda_backend::CudaStorageSlice;
 use candle_core::cuda_backend::cudarc::driver::result::{self, DriverError};
 use candle_core::cuda_backend::cudarc::driver::sys::{CUdeviceptr, CUresult};
@@ -11,7 +13,7 @@ use half::{bf16, f16};
 use super::driver::explain;
 use super::failed;
 use super::gpu::{Argument, Gpu};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SMALLER_STEPS};
 use crate::ops::storage::values;
 
 /// A tensor's place in the GPU's memory, held as long as this lives.
@@ -244,12 +246,13 @@ fn allocate<T: DeviceRepr>(
 ) -> Result<(CudaStorageSlice, CUdeviceptr)> {
     let stream = gpu.device.cuda_stream();
     // SAFETY: whoever asks for an output has it written before it is read. Empty blocks are not asked of the driver.
-    let slice = unsafe { stream.alloc::<T>(count.max(1)) }.map_err(|error| refused(error, count * size_of::<T>()))?;
+    let slice =
+        unsafe { stream.alloc::<T>(count.max(1)) }.map_err(|error| refused(gpu, error, count * size_of::<T>()))?;
     let address = slice.device_ptr(&stream).0;
     Ok((wrap(slice), address))
 }
 
-fn refused(error: DriverError, bytes: usize) -> Error {
+fn refused(gpu: &Gpu, error: DriverError, bytes: usize) -> Error {
     if error.0 != CUresult::CUDA_ERROR_OUT_OF_MEMORY {
         return failed("allocating memory on the GPU", explain(error));
     }
@@ -260,7 +263,8 @@ fn refused(error: DriverError, bytes: usize) -> Error {
         needed_gib: gib(bytes),
         free_gib: gib(free),
         total_gib: gib(total),
-        pictures_gib: gib(super::intake::kept_bytes()),
+        pictures_gib: gib(gpu.kept_bytes.load(Ordering::Relaxed)),
+        fix: SMALLER_STEPS,
     }
 }
 

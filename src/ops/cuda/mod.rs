@@ -32,7 +32,14 @@ use crate::error::Error;
 /// The null pointer: an operand that a kernel can do without.
 const NULL: u64 = 0;
 
-/// A failure of one of CUDA's libraries.
+/// A failure of one of CUDA's libraries. After some, such as a kernel's access to memory that is not there, the driver answers
+/// everything with the same error: then that is what is told, whoever found it.
 pub(crate) fn failed(what: impl std::fmt::Display, cause: impl std::fmt::Display) -> Error {
-    Error::Tensor(candle_core::Error::Msg(format!("{what}: {cause}")))
+    match driver::loss() {
+        Some(cause) => Error::GpuLost {
+            what: what.to_string(),
+            cause,
+        },
+        None => Error::Tensor(candle_core::Error::Msg(format!("{what}: {cause}"))),
+    }
 }
