@@ -26,6 +26,8 @@ mod cross_entropy;
 mod dropout;
 #[path = "kernels/elementwise.rs"]
 mod elementwise;
+#[path = "kernels/erase.rs"]
+mod erase;
 #[path = "kernels/mixing.rs"]
 mod mixing;
 #[path = "kernels/low_rank.rs"]
@@ -90,6 +92,11 @@ fn dropout_is_the_cpus() {
 #[test]
 fn elementwise_is_the_cpus() {
     check(elementwise::cases());
+}
+
+#[test]
+fn erasing_is_the_cpus() {
+    check(erase::cases());
 }
 
 #[test]

@@ -85,11 +85,11 @@ fn carry_out(arguments: &EvalArguments, collective: &Arc<dyn Collective>) -> Res
         base: places.model,
         adapter: places.adapter,
     };
+    let threads = cores::of_this_rank(&**collective)?;
+    start_threads(threads)?;
     let trained = Trained::load(&model_places, &placement)?;
     let dataset = split_of(&places.dataset, &arguments.split, &columns)?;
     let dataset = dataset.with_classes(trained.classes())?;
-    let threads = cores::of_this_rank(&**collective)?;
-    start_threads(threads)?;
     let rows = dataset.len().div_ceil(collective.world());
     let batch = rows.clamp(1, arguments.per_device_eval_batch_size as usize);
     let pass = Pass {

@@ -7,6 +7,8 @@ mod color_jitter;
 mod erasing;
 mod rand_augment;
 
+pub use erasing::most_erased;
+
 use crate::ops::jpeg::Rect;
 use crate::rng::{Purpose, Stream};
 

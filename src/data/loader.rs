@@ -96,7 +96,7 @@ pub struct LoaderConfig {
     pub on_bad_image: OnBadImage,
     /// Keeps decoded pictures; None: each is decoded whenever it is needed.
     pub pictures: Option<Arc<PictureCache>>,
-    /// Makes samples on its device, of transforms that are a cut; for one loader at a time. None: they are made here.
+    /// Makes samples on its device; for one loader at a time. None: they are made here.
     pub feed: Option<Arc<Feed>>,
 }
 
@@ -181,7 +181,6 @@ impl Loader {
             feeder: None,
         };
         if let Some(feed) = &config.feed {
-            assert!(config.transform.is_a_cut(), "a transform that a device does not know");
             let values = *config.transform.normalization().values();
             let feeder = Feeder::start(feed.clone(), queue.clone(), values);
             loader.feeder = Some(feeder.map_err(|e| refused("the thread that feeds the device".to_owned(), e))?);

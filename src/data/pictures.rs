@@ -191,6 +191,24 @@ pub(super) mod tests {
         }
     }
 
+    /// All of them, about half of the samples erased.
+    pub fn augmentations(random_erasing_mode: ErasingMode) -> Augmentations {
+        Augmentations {
+            rand_augment: RandAugment {
+                num_ops: 3,
+                ..RandAugment::default()
+            },
+            color_jitter: ColorJitter {
+                brightness: 0.4,
+                contrast: 0.4,
+                saturation: 0.4,
+                hue: 0.1,
+            },
+            random_erasing: 0.5,
+            random_erasing_mode,
+        }
+    }
+
     pub fn host(budget: usize) -> Option<Arc<PictureCache>> {
         Some(Arc::new(PictureCache::new(ROWS, Arc::new(AtomicUsize::new(budget)))))
     }
@@ -212,20 +230,7 @@ pub(super) mod tests {
         let bad = drawn.bad_bytes();
         let preprocessor = Preprocessor::parse(r#"{"size": 32}"#).unwrap();
         let plain = |kind| Transform::new(&preprocessor, kind);
-        let all = Augmentations {
-            rand_augment: RandAugment {
-                num_ops: 3,
-                ..RandAugment::default()
-            },
-            color_jitter: ColorJitter {
-                brightness: 0.4,
-                contrast: 0.4,
-                saturation: 0.4,
-                hue: 0.1,
-            },
-            random_erasing: 0.5,
-            random_erasing_mode: ErasingMode::Pixel,
-        };
+        let all = augmentations(ErasingMode::Pixel);
         for transform in [
             plain(TransformKind::Train),
             plain(TransformKind::Eval),

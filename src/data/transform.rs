@@ -18,7 +18,7 @@ pub use workplace::{Durations, Picture, Workplace};
 
 use super::augment::SampleName;
 use super::preprocessor::{Preprocessor, Size};
-use crate::ops::jpeg::Rect;
+use crate::ops::jpeg::{Rect, Scale};
 use crate::ops::parts::Front;
 use crate::ops::preprocess::Cut;
 use crate::ops::resample::Filter;
@@ -207,14 +207,14 @@ impl Transform {
         self.decode == Decode::Exact
     }
 
-    /// Whether `cut` and `normalization` say all that is done to a picture, so that `ops::preprocess` can do it.
+    /// Whether `cut` says all that is done to a picture before normalization, so that a device makes samples of one that it has.
     pub fn is_a_cut(&self) -> bool {
-        self.is_exact() && self.augmentations.are_off()
+        self.is_exact() && !self.augmentations.change_pixels()
     }
 
     /// What becomes of a decoded, upright picture of `width` x `height`: for `ops::preprocess`. Not all, unless `is_a_cut`.
     pub fn cut(&self, name: SampleName, width: usize, height: usize) -> Cut {
-        self.place(name, width, height).cut()
+        self.place(name, width, height).cut(Scale::Full)
     }
 
     pub fn normalization(&self) -> &Normalization {

@@ -111,8 +111,14 @@ impl Intake {
                 memory[..contents.bytes].copy_from_slice(staging.bytes(&contents));
                 let pictures: Vec<(Picture, Cut)> = staged.iter().map(|staged| (staged.picture, staged.cut)).collect();
                 let samples = slot.pixels(pictures.len())?;
+                let (height, width) = staging.size();
                 update(&samples, |samples| {
-                    preprocess_pictures(&memory, &pictures, staging.size(), values, samples);
+                    preprocess_pictures(&memory, &pictures, (height, width), values, samples);
+                    for (sample_chw, staged) in samples.chunks_exact_mut(3 * height * width).zip(staged) {
+                        if let Some(erased) = staged.erased(&memory) {
+                            erased.apply(sample_chw, (width, height));
+                        }
+                    }
                 })?;
                 for Keep { from, to, bytes } in keep {
                     memory.copy_within(*from..from + bytes, *to);

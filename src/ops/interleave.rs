@@ -18,17 +18,24 @@ pub fn interleave(planes: &Planes, part: Rect, rgb_hwc: &mut [u8]) {
     );
     let first = part.x - planes.columns.start;
     for (y, row) in (part.y..part.bottom()).zip(rgb_hwc.chunks_exact_mut(3 * part.width)) {
-        let rgb = [0, 1, 2].map(|channel| &planes.row(channel, y)[first..][..part.width]);
-        let done = vectors(rgb, row);
-        let [r, g, b] = rgb.map(|line| &line[done..]);
-        for (to, ((r, g), b)) in row[3 * done..]
-            .as_chunks_mut::<3>()
-            .0
-            .iter_mut()
-            .zip(r.iter().zip(g).zip(b))
-        {
-            *to = [*r, *g, *b];
-        }
+        interleave_planes(
+            [0, 1, 2].map(|channel| &planes.row(channel, y)[first..][..part.width]),
+            row,
+        );
+    }
+}
+
+/// The same of red, green and blue values without gaps, three times as many in all.
+pub fn interleave_planes(rgb: [&[u8]; 3], to: &mut [u8]) {
+    assert!(
+        rgb.iter().all(|plane| 3 * plane.len() == to.len()),
+        "sizes of the planes"
+    );
+    let done = vectors(rgb, to);
+    let [r, g, b] = rgb.map(|line| &line[done..]);
+    let pixels = to[3 * done..].as_chunks_mut::<3>().0;
+    for (to, ((r, g), b)) in pixels.iter_mut().zip(r.iter().zip(g).zip(b)) {
+        *to = [*r, *g, *b];
     }
 }
 

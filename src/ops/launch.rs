@@ -101,6 +101,14 @@ impl Preprocess {
     }
 }
 
+/// `erase`: a few blocks for each channel of each of `b` samples.
+pub fn erase(b: usize) -> Launch {
+    Launch {
+        grid: [4, 3, b as u32],
+        ..Launch::line(0, BLOCK)
+    }
+}
+
 /// What attention is computed on: b images, heads, sq queries and s keys of each, head width e.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttentionShape {

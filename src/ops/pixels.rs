@@ -14,7 +14,7 @@ mod smooth;
 mod tables;
 
 use affine::Affine;
-pub use erase::{Filling, erase};
+pub use erase::{Erased, Filling};
 
 /// A change of a whole picture. Pixels that nothing is moved to become black.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -48,9 +48,12 @@ impl Picture {
 }
 
 /// What becomes of a picture: a crop, resized, of which a window is kept, maybe mirrored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cut {
     pub crop: Rect,
+    /// Start and length of what is resized among the crop's columns and rows, if that is not all of it: edges in a picture that
+    /// was decoded smaller lie between pixels.
+    pub part: Option<[(f64, f64); 2]>,
     /// Width and height of the resized crop.
     pub resized: (usize, usize),
     pub filter: Filter,
@@ -64,6 +67,7 @@ impl Cut {
     pub fn nothing((height, width): (usize, usize)) -> Cut {
         Cut {
             crop: Rect::whole(width, height),
+            part: None,
             resized: (width, height),
             filter: Filter::Bilinear,
             offset: (0, 0),
@@ -144,12 +148,12 @@ impl Work {
         if columns.is_empty() || rows.is_empty() {
             return;
         }
+        let (crop, [part_across, part_down]) = (cut.crop, cut.parts());
         self.horizontal
-            .set(cut.crop.width, cut.resized.0, cut.filter, columns.clone());
+            .set_part(crop.width, part_across, cut.resized.0, cut.filter, columns.clone());
         self.vertical
-            .set(cut.crop.height, cut.resized.1, cut.filter, rows.clone());
+            .set_part(crop.height, part_down, cut.resized.1, cut.filter, rows.clone());
         // What there is of the crop: the resampler sees to it that this is all it needs.
-        let crop = cut.crop;
         let across = crop.x.max(picture.x)..crop.right().min(picture.x + picture.width);
         let down = crop.y.max(picture.y)..crop.bottom().min(picture.y + picture.height);
         self.planes.reshape(across.clone(), down.clone());

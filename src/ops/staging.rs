@@ -1,22 +1,29 @@
 //! A batch of pictures in one piece of host memory, put together by several threads, which a device takes over in one copy.
 //!
 //! In front lies what there is once: the normalization, a job for each picture, the labels. Behind it each thread claims
-//! room for the tables and pixels of its picture, in whichever order pictures are decoded. Every picture has room for a
-//! whole sample at least; larger ones share what there is beyond that.
+//! room for the tables and pixels of its picture, and for what is erased of its sample, in whichever order pictures are decoded.
+//! Every picture has room for a whole sample at least; larger ones share what there is beyond that.
 //! For a GPU the memory is page-locked, so that it copies by itself while the processor goes on; where the system refuses
 //! that, ordinary memory does the same, slower.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+mod host_memory;
+mod record;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use candle_core::Device;
 
+use super::pixels::Erased;
 use super::preprocess::{Cut, JOB, Picture, Plan, UNIT, Values};
 use crate::error::Result;
+use host_memory::HostMemory;
 
 /// What claims begin at a multiple of, in bytes: the unit of tables.
 const ALIGNMENT: usize = UNIT * size_of::<u32>();
+/// Words of a job that say where its record begins in units (0: nothing is erased), and how many values that has.
+const RECORD: usize = 10;
+const RECORD_VALUES: usize = 11;
 
 /// How large the batches are that a [`Staging`] takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +34,8 @@ pub struct StagingShape {
     pub size: (usize, usize),
     /// Bytes for each picture on average, tables included; no less than a sample takes.
     pub bytes: usize,
+    /// Of them, those for what is erased of it.
+    erasing: usize,
 }
 
 /// A picture of a batch that is ready for the device.
@@ -46,6 +55,8 @@ pub struct Contents {
     /// First bytes of the jobs and of the labels; the normalization is in front.
     pub jobs: usize,
     pub labels: usize,
+    /// Something is erased of some sample.
+    pub erases: bool,
 }
 
 pub struct Staging {
@@ -65,6 +76,8 @@ pub struct Claim<'a> {
     pub pixels: &'a mut [u8],
     /// Place of the tables in units, and of the pixels in bytes, from the start of the batch.
     place: (usize, usize),
+    /// What a job says of the record.
+    record: [u32; 2],
 }
 
 impl StagingShape {
@@ -75,6 +88,17 @@ impl StagingShape {
             pictures,
             size,
             bytes: bytes.min(most / pictures.max(1)).max(sample),
+            erasing: 0,
+        }
+    }
+
+    /// With room for an erased rectangle of so many values in each sample, too; None: nothing is erased.
+    pub fn erasing(self, values: Option<usize>) -> StagingShape {
+        let erasing = values.map_or(0, record::bytes);
+        StagingShape {
+            bytes: self.bytes + erasing,
+            erasing,
+            ..self
         }
     }
 
@@ -87,6 +111,11 @@ impl StagingShape {
     /// Bytes of all of it.
     pub fn capacity(&self) -> usize {
         self.front() + self.pictures * self.bytes.next_multiple_of(ALIGNMENT)
+    }
+
+    /// What every picture finds room for.
+    fn least(&self) -> usize {
+        StagingShape::of_sample(self.size) + self.erasing
     }
 
     fn of_sample(size: (usize, usize)) -> usize {
@@ -137,12 +166,13 @@ impl Staging {
         *self.spare.get_mut() = self.shape.spare();
     }
 
-    /// Room for the tables of `plan` and this many bytes of pixels. None: there is not so much; for a sample there always is,
-    /// if no picture claims twice.
-    pub fn claim(&self, plan: &Plan, pixels: usize) -> Option<Claim<'_>> {
+    /// Room for the tables of `plan`, this many bytes of pixels and what is erased of the sample. None: there is not so much; for
+    /// a sample there always is, if no picture claims twice.
+    pub fn claim(&self, plan: &Plan, pixels: usize, erased: Option<&Erased>) -> Option<Claim<'_>> {
         let tables = plan.words() * size_of::<u32>();
-        let bytes = tables + pixels.next_multiple_of(ALIGNMENT);
-        let beyond = bytes.saturating_sub(StagingShape::of_sample(self.shape.size));
+        let record = tables + pixels.next_multiple_of(ALIGNMENT);
+        let bytes = record + erased.map_or(0, |erased| record::bytes(erased.values.len()));
+        let beyond = bytes.saturating_sub(self.shape.least());
         self.spare
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |spare| spare.checked_sub(beyond))
             .ok()?;
@@ -155,14 +185,26 @@ impl Staging {
         // SAFETY: `used` only rises while the batch is borrowed, so no two claims overlap; the range was just found to lie
         // within the memory, which is initialised, lives as long as `self`, and of which only `contents` and `complete` read,
         // which need the batch for themselves. The memory and all sizes are multiples of 16 bytes, so u32 are aligned.
-        let (tables, pixels) = unsafe {
+        let (tables, pixels, words) = unsafe {
             let from = self.memory.start.add(start);
             (
                 std::slice::from_raw_parts_mut(from.cast(), plan.words()),
                 std::slice::from_raw_parts_mut(from.add(tables), pixels),
+                std::slice::from_raw_parts_mut(from.add(record).cast(), (bytes - record) / size_of::<u32>()),
             )
         };
-        Some(Claim { tables, pixels, place })
+        Some(Claim {
+            tables,
+            pixels,
+            place,
+            record: match erased {
+                Some(erased) => {
+                    record::write(erased, words);
+                    [((start + record) / ALIGNMENT) as u32, erased.values.len() as u32]
+                }
+                None => [0; 2],
+            },
+        })
     }
 
     /// Puts in front what belongs there, now that all pictures are decoded or skipped.
@@ -188,6 +230,7 @@ impl Staging {
             bytes,
             jobs: shape.jobs(),
             labels: shape.labels(),
+            erases: staged.iter().any(|staged| staged.job[RECORD] != 0),
         }
     }
 
@@ -211,20 +254,22 @@ impl Staging {
 
 impl StagingShape {
     fn spare(&self) -> usize {
-        self.capacity() - self.front() - self.pictures * StagingShape::of_sample(self.size)
+        self.capacity() - self.front() - self.pictures * self.least()
     }
 }
 
 impl Claim<'_> {
     /// The picture whose pixels and tables were written here; `picture.start` is of no account.
     pub fn staged(self, plan: &Plan, picture: Picture) -> Staged {
-        let (tables, start) = self.place;
-        let picture = Picture { start, ..picture };
+        let picture = Picture {
+            start: self.place.1,
+            ..picture
+        };
         plan.write(&picture, self.tables);
         Staged {
             picture,
             cut: *plan.cut(),
-            job: plan.job(&picture, tables),
+            job: self.job(plan, &picture),
         }
     }
 
@@ -234,69 +279,29 @@ impl Claim<'_> {
         Staged {
             picture,
             cut: *plan.cut(),
-            job: plan.job(&picture, self.place.0),
+            job: self.job(plan, &picture),
         }
+    }
+
+    fn job(&self, plan: &Plan, picture: &Picture) -> [u32; JOB] {
+        let mut job = plan.job(picture, self.place.0);
+        [job[RECORD], job[RECORD_VALUES]] = self.record;
+        job
     }
 }
 
-/// Zeroed memory, aligned to 16 bytes or more.
-struct HostMemory {
-    start: *mut u8,
-    bytes: usize,
-    /// The GPU that it is page-locked for; None: ordinary memory.
-    #[cfg(feature = "cuda")]
-    locked_for: Option<Device>,
-}
-
-// SAFETY: the memory belongs to this value alone.
-unsafe impl Send for HostMemory {}
-// SAFETY: through a shared reference only the address is read; `Staging` says who may write where.
-unsafe impl Sync for HostMemory {}
-
-impl HostMemory {
-    fn new(bytes: usize, device: &Device) -> HostMemory {
-        #[cfg(feature = "cuda")]
-        if let Some(start) = super::cuda::memory::page_locked(device, bytes) {
-            return HostMemory {
-                start,
-                bytes,
-                locked_for: Some(device.clone()),
-            };
-        }
-        let _ = device;
-        // SAFETY: the layout is not empty.
-        let start = unsafe { alloc_zeroed(layout(bytes)) };
-        if start.is_null() {
-            handle_alloc_error(layout(bytes));
-        }
-        HostMemory {
-            start,
-            bytes,
-            #[cfg(feature = "cuda")]
-            locked_for: None,
-        }
+impl Staged {
+    /// What is erased of the sample, as it lies in a batch.
+    pub fn erased(&self, batch: &[u8]) -> Option<Erased> {
+        let (unit, values) = (self.job[RECORD] as usize, self.job[RECORD_VALUES] as usize);
+        (unit > 0).then(|| record::read(&batch[unit * ALIGNMENT..][..record::bytes(values)], values))
     }
-}
-
-impl Drop for HostMemory {
-    fn drop(&mut self) {
-        #[cfg(feature = "cuda")]
-        if let Some(device) = &self.locked_for {
-            super::cuda::memory::free_page_locked(device, self.start);
-            return;
-        }
-        // SAFETY: allocated with this layout in `new`.
-        unsafe { dealloc(self.start, layout(self.bytes)) }
-    }
-}
-
-fn layout(bytes: usize) -> Layout {
-    Layout::from_size_align(bytes.max(1), 64).expect("less than half of the address space")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::jpeg::Rect;
 
     #[test]
     fn every_picture_finds_room_for_a_sample_whatever_the_others_took() {
@@ -306,13 +311,13 @@ mod tests {
         let mut plan = Plan::new(size);
         plan.set(Cut::nothing(size));
         let sample = 3 * 8 * 6;
-        assert!(staging.claim(&plan, 4 * 1000).is_none());
-        let large = staging.claim(&plan, 1500).expect("others leave enough");
+        assert!(staging.claim(&plan, 4 * 1000, None).is_none());
+        let large = staging.claim(&plan, 1500, None).expect("others leave enough");
         assert_eq!(large.pixels.len(), 1500);
         let mut starts = Vec::new();
         starts.push(large.place.1..large.place.1 + 1500);
         for _ in 0..3 {
-            let claim = staging.claim(&plan, sample).expect("room for a sample");
+            let claim = staging.claim(&plan, sample, None).expect("room for a sample");
             starts.push(claim.place.1..claim.place.1 + sample);
         }
         for (at, a) in starts.iter().enumerate() {
@@ -324,8 +329,15 @@ mod tests {
         }
         // Of the smallest size there is exactly that room.
         let least = Staging::new(StagingShape::new(2, size, 0, 0), &Device::Cpu).unwrap();
-        assert!(least.claim(&plan, sample + ALIGNMENT).is_none());
-        assert!(least.claim(&plan, sample).is_some() && least.claim(&plan, sample).is_some());
+        assert!(least.claim(&plan, sample + ALIGNMENT, None).is_none());
+        assert!((0..2).all(|_| least.claim(&plan, sample, None).is_some()));
+        // And of what is erased.
+        let erased = Erased {
+            rect: Rect::whole(2, 2),
+            values: vec![0.5; 12],
+        };
+        let least = Staging::new(StagingShape::new(2, size, 0, 0).erasing(Some(12)), &Device::Cpu).unwrap();
+        assert!((0..2).all(|_| least.claim(&plan, sample, Some(&erased)).is_some()));
     }
 
     #[test]
@@ -335,7 +347,7 @@ mod tests {
         let mut plan = Plan::new(size);
         plan.set(Cut::nothing(size));
         for round in 0..3 {
-            let claim = staging.claim(&plan, 4000).expect("room");
+            let claim = staging.claim(&plan, 4000, None).expect("room");
             claim.pixels.fill(round);
             let at = claim.place.1;
             let staged = claim.staged(&plan, Picture::whole(0, 4, 4));

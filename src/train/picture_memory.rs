@@ -160,7 +160,7 @@ fn choose(
     on_cpu: bool,
     left: &mut (usize, usize),
 ) -> Choice {
-    let is_cut = !on_cpu && wanted.transform.is_a_cut();
+    let may_stay = !on_cpu && wanted.transform.is_a_cut();
     let bytes = |of: fn(usize, usize) -> usize| {
         let mean = sizes.and_then(|sizes| sizes.mean(of));
         mean.map_or(usize::MAX, |mean| mean.saturating_mul(wanted.rows))
@@ -172,11 +172,11 @@ fn choose(
         ImageCache::Host => Choice { host: true, ..none },
         ImageCache::Device => Choice {
             host: true,
-            device: if is_cut { on_device.min(left.1) } else { 0 },
-            on_device: is_cut,
+            device: if may_stay { on_device.min(left.1) } else { 0 },
+            on_device: may_stay,
         },
         ImageCache::Auto if !wanted.again => none,
-        ImageCache::Auto if is_cut && on_device <= left.1 => Choice {
+        ImageCache::Auto if may_stay && on_device <= left.1 => Choice {
             device: on_device,
             on_device: true,
             ..none
@@ -196,7 +196,7 @@ fn choose(
     choice
 }
 
-/// Samples are made on the GPU wherever it knows how.
+/// Samples are made on the GPU.
 fn give_feeds(
     device: &Device,
     all: &[Wanted],
@@ -204,33 +204,23 @@ fn give_feeds(
     choices: &[Choice],
     supplied: &mut [Supplied],
 ) -> Result<()> {
-    let shapes: Vec<Option<StagingShape>> = all
-        .iter()
-        .zip(sizes)
-        .map(|(wanted, sizes)| {
-            let pictures = wanted.batch;
-            let mean = sizes.mean(kept_bytes).unwrap_or(0);
-            let shape = || StagingShape::of_pictures(pictures, wanted.transform.size(), mean, MOST_STAGED);
-            wanted.transform.is_a_cut().then(shape)
-        })
-        .collect();
-    let Some(landing) = shapes.iter().flatten().map(StagingShape::capacity).max() else {
-        return Ok(());
-    };
+    let shapes = all.iter().zip(sizes).map(|(wanted, sizes)| {
+        let mean = sizes.mean(kept_bytes).unwrap_or(0);
+        wanted.transform.staging_shape(wanted.batch, mean, MOST_STAGED)
+    });
+    let shapes: Vec<StagingShape> = shapes.collect();
+    let landing = shapes.iter().map(StagingShape::capacity).max().unwrap_or(0);
     let kept = choices.iter().map(|choice| choice.device).sum::<usize>();
-    let intake = Intake::open(device, landing, kept).map_err(|error| {
-        error.wanted_by(|| match kept {
-            0 => "bringing pictures to it".to_owned(),
-            _ => "keeping decoded pictures on it (--image-cache)".to_owned(),
-        })
+    let intake = Intake::open(device, landing, kept).map_err(|error| match kept {
+        0 => error.wanted_by(|| "bringing pictures to it".to_owned()),
+        _ => error.wanted_by(|| "keeping decoded pictures on it (--image-cache)".to_owned()),
     })?;
     let room = Arc::new(DeviceRoom::of(&intake));
     let intake = Arc::new(intake);
     for (at, supplied) in supplied.iter_mut().enumerate() {
         let (wanted, choice) = (&all[at], choices[at]);
-        let Some(batch) = shapes[at] else { continue };
         let shape = FeedShape {
-            batch,
+            batch: shapes[at],
             dtype: wanted.dtype,
             stagings: wanted.batches,
             slots: SLOTS,

@@ -1,7 +1,7 @@
 //! What is done with models besides training, on GPUs: `dtrain eval` has the figures of the run, `dtrain predict` the CPU's
 //! answers, and samples are made by the GPU.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use dtrain::collective::Single;
@@ -13,11 +13,11 @@ use serde_json::Value;
 
 use super::common::{Ended, mpirun_command};
 use super::place;
-use super::playground::Playground;
+use super::playground::{self, Playground};
 
 /// The program with these words on `world` ranks (0: without mpirun) with a GPU each; both outputs.
 fn done(world: usize, words: &[&str]) -> String {
-    let program = std::env::var_os("DTRAIN").map_or_else(|| env!("CARGO_BIN_EXE_dtrain").into(), PathBuf::from);
+    let program = playground::program();
     let mut command = match world {
         0 => {
             let mut command = Command::new(&program);
@@ -57,10 +57,7 @@ fn eval_has_the_figures_of_the_run() {
         let ended = Ended::of(training.output().expect("the program starts"));
         assert_eq!(ended.code, Some(0), "{}", ended.text);
         let expected = json(&place.path(&name).join("eval_results.json"));
-        for world in [0, 2] {
-            if world > 1 && place::is_real() {
-                continue;
-            }
+        for world in [0, 2].into_iter().filter(|world| place::has_gpus(*world)) {
             let [model, data, results] = [name.clone(), "data".to_owned(), format!("{name}-{world}")]
                 .map(|name| place.path(&name).display().to_string());
             let words = [

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use candle_core::{DType, Device, Tensor};
 use dtrain::data::{
-    DevicePictures, DeviceRoom, Feed, FeedShape, Loader, LoaderConfig, LoaderStatistics, MicroBatch, Preprocessor,
-    Samples, Transform,
+    Augmentations, DevicePictures, DeviceRoom, Feed, FeedShape, Loader, LoaderConfig, LoaderStatistics, MicroBatch,
+    Preprocessor, Samples, Transform,
 };
 use dtrain::error::{Error, Result};
 use dtrain::ops::cast::cast;
 use dtrain::ops::intake::Intake;
 use dtrain::ops::staging::StagingShape;
 use dtrain::ops::storage::values;
-use dtrain::recipe::{OnBadImage, TransformKind};
+use dtrain::recipe::{ColorJitter, Decode, ErasingMode, OnBadImage, RandAugment, TransformKind};
 use dtrain::rng::{Purpose, Stream};
 
 use super::place;
@@ -70,7 +70,10 @@ fn config(kind: TransformKind, feed: Option<Arc<Feed>>) -> LoaderConfig {
 
 /// `bytes` for each picture of a batch, `kept` for those that stay.
 fn feed(dtype: DType, bytes: usize, kept: usize) -> Arc<Feed> {
-    let batch = StagingShape::new(BATCH, (32, 32), bytes, usize::MAX);
+    feed_of(dtype, StagingShape::new(BATCH, (32, 32), bytes, usize::MAX), kept)
+}
+
+fn feed_of(dtype: DType, batch: StagingShape, kept: usize) -> Arc<Feed> {
     let intake = Arc::new(Intake::open(place::gpu(), batch.capacity(), kept).unwrap());
     let pictures = DevicePictures::new(ROWS, Arc::new(DeviceRoom::of(&intake)));
     let shape = FeedShape {
@@ -79,7 +82,13 @@ fn feed(dtype: DType, bytes: usize, kept: usize) -> Arc<Feed> {
         stagings: 2,
         slots: 2,
     };
-    Arc::new(Feed::new(intake, place::gpu(), shape, Some(pictures)))
+    Arc::new(Feed::new(intake, place::gpu(), shape, (kept > 0).then_some(pictures)))
+}
+
+/// Rounded to the format, in f32.
+fn rounded(samples: &[f32], dtype: DType) -> Vec<f32> {
+    let there = super::there(&Tensor::new(samples, &Device::Cpu).unwrap(), dtype);
+    values(&cast(&there, DType::F32).unwrap()).unwrap().to_vec()
 }
 
 /// All samples of so many epochs, in f32.
@@ -125,9 +134,57 @@ fn samples_are_the_cpus_whatever_is_kept() {
         }
         for dtype in [DType::F16, DType::BF16] {
             let (ours, _) = samples(3, config(kind, Some(feed(dtype, 1 << 16, 60_000))));
-            let there = super::there(&Tensor::new(expected.clone(), &Device::Cpu).unwrap(), dtype);
-            let rounded = values(&cast(&there, DType::F32).unwrap()).unwrap().to_vec();
-            assert!(ours == rounded, "{kind:?} in {dtype:?}");
+            assert!(ours == rounded(&expected, dtype), "{kind:?} in {dtype:?}");
+        }
+    }
+}
+
+/// Augmented on the processor, erased on the GPU, decoded at a half or less.
+#[test]
+fn other_samples_are_the_cpus_too() {
+    let augmented = Augmentations {
+        rand_augment: RandAugment {
+            num_ops: 2,
+            ..RandAugment::default()
+        },
+        color_jitter: ColorJitter {
+            saturation: 0.4,
+            ..ColorJitter::default()
+        },
+        ..Augmentations::default()
+    };
+    let erased = |on: Augmentations, random_erasing_mode| Augmentations {
+        random_erasing: 0.6,
+        random_erasing_mode,
+        ..on
+    };
+    for (on, decode, kept) in [
+        (augmented, Decode::Exact, 0),
+        (erased(augmented, ErasingMode::Rand), Decode::Exact, 0),
+        (
+            erased(Augmentations::default(), ErasingMode::Const),
+            Decode::Exact,
+            1 << 20,
+        ),
+        (
+            erased(Augmentations::default(), ErasingMode::Pixel),
+            Decode::Exact,
+            60_000,
+        ),
+        (erased(Augmentations::default(), ErasingMode::Pixel), Decode::Fast, 0),
+    ] {
+        let preprocessor = Preprocessor::parse(r#"{"size": 32}"#).unwrap();
+        let transform = Transform::new(&preprocessor, TransformKind::Train);
+        let transform = transform.decoded(decode).augmented(on);
+        let with = |feed| LoaderConfig {
+            transform: transform.clone(),
+            ..config(TransformKind::Train, feed)
+        };
+        let (expected, _) = samples(3, with(None));
+        for dtype in [DType::F32, DType::F16] {
+            let shape = transform.staging_shape(BATCH, 9000, usize::MAX);
+            let (ours, _) = samples(3, with(Some(feed_of(dtype, shape, kept))));
+            assert!(ours == rounded(&expected, dtype), "{on:?}, {decode:?}, {dtype:?}");
         }
     }
 }
@@ -168,7 +225,7 @@ fn the_order_is_that_of_events_alone() {
             .env("DTRAIN_STAND_IN_ORDER", order);
         let output = tests.output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && text.contains("5 passed"), "{order}:\n{text}");
+        assert!(output.status.success() && text.contains("6 passed"), "{order}:\n{text}");
     }
 }
 

@@ -35,6 +35,13 @@ pub fn cases() -> Vec<Case> {
     ] {
         cases.push(case_of_parts(name, size, &all));
     }
+    cases.push(case(
+        "edges between pixels",
+        Format::F32,
+        (20, 33),
+        &between_pixels(),
+        0,
+    ));
     // Two tiles of columns; rows of several chunks.
     cases.push(case("wide", Format::F16, (9, 300), &wide(), 0));
     cases
@@ -53,6 +60,7 @@ fn made(size: (usize, usize), crop: [usize; 4], resized: (usize, usize)) -> Made
         size,
         cut: Cut {
             crop: Rect { x, y, width, height },
+            part: None,
             resized,
             filter: Filter::Bilinear,
             offset: (0, 0),
@@ -102,6 +110,35 @@ fn shapes() -> Vec<Made> {
         made((200, 170), [5, 3, 190, 160], (33, 20)), // more groups than a thread keeps
         made((35, 150), [0, 0, 35, 150], (33, 20)).flipped(), // begins vertically
         made((20, 90), [2, 0, 17, 90], (33, 17)).from((0, -2)),
+    ]
+}
+
+/// As in pictures that were decoded at an eighth, a quarter and half of their size.
+fn between_pixels() -> Vec<Made> {
+    let part = |made: Made, part: [(f64, f64); 2]| Made {
+        cut: Cut {
+            part: Some(part),
+            ..made.cut
+        },
+        ..made
+    };
+    vec![
+        part(
+            made((60, 50), [3, 2, 50, 41], (33, 20)),
+            [(0.375, 49.25), (0.875, 39.5)],
+        ),
+        part(
+            made((40, 30), [0, 1, 34, 21], (33, 20)).flipped(),
+            [(0.25, 33.75), (0.5, 20.25)],
+        ),
+        part(
+            made((90, 70), [1, 1, 80, 60], (60, 47)).from((7, 5)),
+            [(0.5, 79.0), (0.0, 59.5)],
+        ),
+        part(
+            made((35, 150), [0, 0, 34, 149], (33, 20)),
+            [(0.5, 33.0), (0.25, 148.25)],
+        ),
     ]
 }
 

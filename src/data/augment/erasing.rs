@@ -13,6 +13,12 @@ const AREA: (f64, f64) = (0.02, 0.33);
 const ASPECT: (f64, f64) = (0.3, 3.3);
 const ATTEMPTS: u32 = 10;
 
+/// Most pixels of a sample of `height` and `width` that are erased: sides are rounded to the nearest.
+pub fn most_erased((height, width): (usize, usize)) -> usize {
+    let rounded = (height + width) / 2 + 1;
+    ((height * width) as f64 * AREA.1) as usize + rounded
+}
+
 impl SampleName {
     /// The rectangle of a sample of `height` and `width` that is erased, with this probability.
     ///
@@ -61,6 +67,7 @@ mod tests {
         let mut means = [0.0; 4];
         for rect in &rects {
             assert!(rect.right() <= size.1 && rect.bottom() <= size.0);
+            assert!(rect.width * rect.height <= most_erased(size));
             let values = [
                 (rect.width * rect.height) as f64 / (size.0 * size.1) as f64,
                 (rect.height as f64 / rect.width as f64).ln(),

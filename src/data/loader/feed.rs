@@ -85,7 +85,8 @@ impl Feed {
         let StagingShape { pictures, size, .. } = self.shape.batch;
         let missing = self.shape.slots.saturating_sub(lock(&self.slots).len());
         for _ in 0..missing {
-            let slot = self.intake.slot(pictures, size, self.shape.dtype)?;
+            let slot = self.intake.slot(pictures, size, self.shape.dtype);
+            let slot = slot.map_err(|error| error.wanted_by(|| format!("the samples of {pictures} images")))?;
             lock(&self.slots).push(slot);
         }
         Ok(())

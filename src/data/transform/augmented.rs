@@ -3,8 +3,9 @@
 
 use super::workplace::{Durations, Picture, Workplace};
 use super::{SampleName, Transform};
+use crate::data::augment::most_erased;
 use crate::ops::parts::Front;
-use crate::ops::pixels::{Canvas, erase};
+use crate::ops::pixels::{Canvas, Erased};
 use crate::recipe::{ColorJitter, ErasingMode, RandAugment, Recipe};
 
 /// Which augmentations are on, and how strong they are.
@@ -39,10 +40,6 @@ impl Augmentations {
         }
     }
 
-    pub(super) fn are_off(&self) -> bool {
-        !self.change_pixels() && self.random_erasing == 0.0
-    }
-
     /// Whether the u8 values change.
     pub(super) fn change_pixels(&self) -> bool {
         self.rand_augment.is_on() || self.color_jitter.is_on()
@@ -57,18 +54,27 @@ impl Augmentations {
         }
     }
 
-    /// Erases a rectangle of a normalized sample, if it is one of those.
-    pub(super) fn erase(&self, name: SampleName, (height, width): (usize, usize), sample_chw: &mut Front<'_>) {
+    /// What is erased of a normalized sample, if it is one of those.
+    pub(super) fn erased(&self, name: SampleName, size: (usize, usize)) -> Option<Erased> {
         if self.random_erasing == 0.0 {
-            return;
+            return None;
         }
-        if let Some(rect) = name.erased(self.random_erasing, (height, width)) {
-            erase(
-                sample_chw.complete(),
-                (width, height),
-                rect,
-                name.filling(self.random_erasing_mode),
-            );
+        let rect = name.erased(self.random_erasing, size)?;
+        Some(Erased::new(rect, name.filling(self.random_erasing_mode)))
+    }
+
+    /// Most values that fill an erased rectangle; None: nothing is ever erased.
+    pub(super) fn most_erased(&self, size: (usize, usize)) -> Option<usize> {
+        (self.random_erasing > 0.0).then(|| match self.random_erasing_mode {
+            ErasingMode::Const => 0,
+            ErasingMode::Rand => 3,
+            ErasingMode::Pixel => 3 * most_erased(size),
+        })
+    }
+
+    pub(super) fn erase(&self, name: SampleName, (height, width): (usize, usize), sample_chw: &mut Front<'_>) {
+        if let Some(erased) = self.erased(name, (height, width)) {
+            erased.apply(sample_chw.complete(), (width, height));
         }
     }
 }
@@ -159,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_off_leaves_a_cut_and_what_is_on_does_not() {
+    fn what_is_off_leaves_a_cut_and_what_changes_pixels_does_not() {
         let off = transform(Augmentations::default());
         assert!(off.is_a_cut());
         let rand_augment = RandAugment {
@@ -186,7 +192,7 @@ mod tests {
             },
         ] {
             let transform = transform(on);
-            assert!(!transform.is_a_cut(), "{on:?}");
+            assert_eq!(transform.is_a_cut(), on.random_erasing > 0.0, "{on:?}");
             let mut changed = 0;
             for number in 0..10 {
                 let (sample_chw, rgb_hwc) = sample(&transform, name(number));

@@ -48,8 +48,8 @@ impl Placement {
         Placement::squash(crop, filter, size)
     }
 
-    /// The same, for pictures that are decoded already.
-    pub fn cut(&self) -> Cut {
+    /// The same, for pictures that are decoded already, and at this scale.
+    pub fn cut(&self, scale: Scale) -> Cut {
         let Placement {
             crop,
             resized,
@@ -57,8 +57,16 @@ impl Placement {
             offset,
             flip,
         } = *self;
+        let (x, columns) = reduced(crop.x, crop.width, scale);
+        let (y, rows) = reduced(crop.y, crop.height, scale);
         Cut {
-            crop,
+            crop: Rect {
+                x,
+                y,
+                width: columns.count,
+                height: rows.count,
+            },
+            part: (scale != Scale::Full).then_some([columns.part, rows.part]),
             resized,
             filter,
             offset,
@@ -115,6 +123,28 @@ impl Placement {
     pub fn covers(&self, width: usize, height: usize) -> bool {
         self.window_columns(width).len() == width && self.window_rows(height).len() == height
     }
+}
+
+/// A stretch of pixels in a picture that is decoded smaller.
+struct Stretch {
+    /// Pixels that it touches there.
+    count: usize,
+    /// Start and length among these.
+    part: (f64, f64),
+}
+
+/// The first pixel that `length` pixels from `start` touch, and how they lie behind it.
+fn reduced(start: usize, length: usize, scale: Scale) -> (usize, Stretch) {
+    let divisor = scale.divisor();
+    let first = start / divisor;
+    let stretch = Stretch {
+        count: scale.reduced(start + length) - first,
+        part: (
+            (start % divisor) as f64 / divisor as f64,
+            length as f64 / divisor as f64,
+        ),
+    };
+    (first, stretch)
 }
 
 fn window(offset: isize, wanted: usize, available: usize) -> Range<usize> {

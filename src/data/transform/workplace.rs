@@ -84,17 +84,16 @@ impl Workplace {
                 Decode::Exact => Scale::Full,
                 Decode::Fast => placement.scale().min(smallest),
             };
-            let (crop, filter) = (placement.crop, placement.filter);
-            let (x, columns) = reduced(crop.x, crop.width, scale);
-            let (y, rows) = reduced(crop.y, crop.height, scale);
-            let (window_columns, window_rows) = (placement.window_columns(width), placement.window_rows(height));
-            horizontal.set_part(columns.count, columns.part, placement.resized.0, filter, window_columns);
-            vertical.set_part(rows.count, rows.part, placement.resized.1, filter, window_rows);
+            let cut = placement.cut(scale);
+            let [across, down] = cut.parts();
+            let (crop, resized, filter) = (cut.crop, cut.resized, cut.filter);
+            horizontal.set_part(crop.width, across, resized.0, filter, cut.columns(width));
+            vertical.set_part(crop.height, down, resized.1, filter, cut.rows(height));
             let (columns, rows) = (horizontal.inputs(), vertical.inputs());
-            origin = (x, y);
+            origin = (crop.x, crop.y);
             let rect = Rect {
-                x: x + columns.start,
-                y: y + rows.start,
+                x: crop.x + columns.start,
+                y: crop.y + rows.start,
                 width: columns.len(),
                 height: rows.len(),
             };
@@ -137,26 +136,4 @@ impl Workplace {
             resample: start.elapsed(),
         })
     }
-}
-
-/// A stretch of pixels in a picture that is decoded smaller.
-struct Stretch {
-    /// Pixels that it touches there.
-    count: usize,
-    /// Start and length among these.
-    part: (f64, f64),
-}
-
-/// The first pixel that `length` pixels from `start` touch, and how they lie behind it.
-fn reduced(start: usize, length: usize, scale: Scale) -> (usize, Stretch) {
-    let divisor = scale.divisor();
-    let first = start / divisor;
-    let stretch = Stretch {
-        count: scale.reduced(start + length) - first,
-        part: (
-            (start % divisor) as f64 / divisor as f64,
-            length as f64 / divisor as f64,
-        ),
-    };
-    (first, stretch)
 }

@@ -1,4 +1,4 @@
-//! The CUDA side of ops::intake: copies and preprocessing on a stream of their own, beside the step (kernels/preprocess.cu).
+//! The CUDA side of ops::intake: copies and preprocessing on a stream of their own, beside the step (kernels/preprocess.cu, erase.cu).
 //!
 //! What is asked for a batch, in this order, on the intake's stream:
 //!
@@ -8,6 +8,7 @@
 //!     wait   consumed    the step that used these samples before has read them
 //!     record begun
 //!     kernel preprocess                            landing and kept pictures -> samples
+//!     kernel erase       if something is erased    landing -> samples
 //!     copy   labels                                landing -> labels
 //!     record ready       the device's stream waits for it before it reads the samples
 //!     copy   pictures that stay                    landing -> kept
@@ -16,7 +17,7 @@
 //! later on the same stream, under a lock that lets one batch be asked for at a time. `consumed` is recorded on the device's
 //! stream when the batch is given back, behind everything that was asked for it.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -30,16 +31,9 @@ use super::memory::contiguous;
 use super::{Gpu, Output, failed};
 use crate::error::Result;
 use crate::ops::intake::Keep;
-use crate::ops::launch::Preprocess;
+use crate::ops::launch::{self, Preprocess};
 use crate::ops::preprocess::SLACK;
 use crate::ops::staging::{Contents, Staging};
-
-/// Bytes that are set aside, or just asked for, for pictures that stay: a full GPU is told with them.
-static KEPT: AtomicUsize = AtomicUsize::new(0);
-
-pub fn kept_bytes() -> usize {
-    KEPT.load(Ordering::Relaxed)
-}
 
 pub struct Intake {
     gpu: Arc<Gpu>,
@@ -47,7 +41,7 @@ pub struct Intake {
     stream: CUstream,
     /// The landing place, and behind it the pictures that are kept.
     memory: Output,
-    _kept: Kept,
+    kept: usize,
     /// One batch is asked for at a time.
     asking: Mutex<()>,
 }
@@ -73,8 +67,10 @@ pub struct Marks {
 impl Intake {
     pub fn open(device: &Device, landing: usize, kept: usize) -> Result<Intake> {
         let gpu = Gpu::of(device)?;
-        let kept = Kept::new(kept);
-        let memory = Output::new(&gpu, landing + kept.0 + SLACK, DType::U8)?;
+        // A full GPU is told with them, also if it is they that fill it.
+        gpu.kept_bytes.fetch_add(kept, Ordering::Relaxed);
+        let memory = Output::new(&gpu, landing + kept + SLACK, DType::U8);
+        let memory = memory.inspect_err(|_| forget(&gpu, kept))?;
         // What is small and due soon goes before the step's large kernels.
         let urgent = stream::get_priority_range().map(|(_least, greatest)| greatest);
         let stream = urgent
@@ -85,7 +81,7 @@ impl Intake {
             device: device.clone(),
             stream,
             memory,
-            _kept: kept,
+            kept,
             asking: Mutex::new(()),
         };
         // The memory was asked for on the device's stream; from here on it is there for the other one, too.
@@ -156,6 +152,16 @@ impl Intake {
         // in this intake's memory, jobs and tables as `ops::preprocess` makes them; the stream is behind the copy that
         // brought them and behind whoever read the samples last.
         unsafe { call.launch_on(self.stream, launch) }?;
+        if contents.erases {
+            let call = gpu.kernel("erase", pixels.dtype)?.arg(&pixels);
+            let call = call.arg(landing + contents.jobs as u64).arg(landing);
+            // SAFETY: erase_T(out, jobs, tables, width, height): records lie in the batch, as `ops::staging` writes them.
+            unsafe {
+                call.arg(width as u32)
+                    .arg(height as u32)
+                    .launch_on(self.stream, launch::erase(contents.pictures))
+            }?;
+        }
         if contents.pictures > 0 {
             let from = landing + contents.labels as u64;
             // SAFETY: both hold that many labels.
@@ -190,25 +196,14 @@ impl Intake {
     }
 }
 
-/// Its share of [`KEPT`].
-struct Kept(usize);
-
-impl Kept {
-    fn new(bytes: usize) -> Kept {
-        KEPT.fetch_add(bytes, Ordering::Relaxed);
-        Kept(bytes)
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        KEPT.fetch_sub(self.0, Ordering::Relaxed);
-    }
+fn forget(gpu: &Gpu, kept: usize) {
+    gpu.kept_bytes.fetch_sub(kept, Ordering::Relaxed);
 }
 
 impl Drop for Intake {
     fn drop(&mut self) {
         self.settle();
+        forget(&self.gpu, self.kept);
         // SAFETY: nothing is under way on it any more, and nobody else has it.
         let _ = unsafe { stream::destroy(self.stream) };
     }

@@ -14,23 +14,47 @@ pub enum Filling {
     Pixels(Stream),
 }
 
-/// Fills `rect` of `sample_chw`, `[3, height, width]`, which contains it.
-pub fn erase(sample_chw: &mut [f32], (width, height): (usize, usize), rect: Rect, filling: Filling) {
-    let mut drawn = 0;
-    let mut draw = |stream: Stream| {
-        drawn += 1;
-        stream.normal(drawn - 1) as f32
-    };
-    for plane in sample_chw.chunks_exact_mut(width * height) {
-        let of_channel = match filling {
-            Filling::Channels(stream) => draw(stream),
-            Filling::Zero | Filling::Pixels(_) => 0.0,
-        };
-        for row in plane.chunks_exact_mut(width).skip(rect.y).take(rect.height) {
-            let row = &mut row[rect.x..rect.right()];
-            match filling {
-                Filling::Zero | Filling::Channels(_) => row.fill(of_channel),
-                Filling::Pixels(stream) => row.fill_with(|| draw(stream)),
+/// A rectangle that is filled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Erased {
+    pub rect: Rect,
+    /// None: 0 everywhere; one a channel; or `[3, height, width]` of the rectangle.
+    pub values: Vec<f32>,
+}
+
+impl Filling {
+    /// For a rectangle of so many pixels.
+    fn values(&self, area: usize) -> Vec<f32> {
+        let draw = |stream: &Stream, count: usize| (0..count as u32).map(|i| stream.normal(i) as f32).collect();
+        match self {
+            Filling::Zero => Vec::new(),
+            Filling::Channels(stream) => draw(stream, 3),
+            Filling::Pixels(stream) => draw(stream, 3 * area),
+        }
+    }
+}
+
+impl Erased {
+    pub fn new(rect: Rect, filling: Filling) -> Erased {
+        Erased {
+            rect,
+            values: filling.values(rect.width * rect.height),
+        }
+    }
+
+    /// Fills the rectangle of `sample_chw`, `[3, height, width]`, which contains it.
+    pub fn apply(&self, sample_chw: &mut [f32], (width, height): (usize, usize)) {
+        let Rect { x, y, .. } = self.rect;
+        let area = self.rect.width * self.rect.height;
+        for (channel, plane) in sample_chw.chunks_exact_mut(width * height).enumerate() {
+            let rows = plane.chunks_exact_mut(width).skip(y).take(self.rect.height);
+            for (row, number) in rows.zip(0..) {
+                let row = &mut row[x..x + self.rect.width];
+                match self.values.as_slice() {
+                    [] => row.fill(0.0),
+                    [_, _, _] => row.fill(self.values[channel]),
+                    pixels => row.copy_from_slice(&pixels[channel * area + number * row.len()..][..row.len()]),
+                }
             }
         }
     }
@@ -52,7 +76,7 @@ mod tests {
         };
         for filling in [Filling::Zero, Filling::Channels(stream), Filling::Pixels(stream)] {
             let mut sample = vec![9.0; 3 * 4 * 6];
-            erase(&mut sample, (6, 4), rect, filling);
+            Erased::new(rect, filling).apply(&mut sample, (6, 4));
             let mut erased = Vec::new();
             for (at, &value) in sample.iter().enumerate() {
                 let (y, x) = (at / 6 % 4, at % 6);

@@ -46,20 +46,11 @@ impl Plan {
         let (crop, (height, width)) = (cut.crop, self.size);
         assert!(crop.width > 0 && crop.height > 0, "an empty crop");
         self.cut = cut;
-        self.across.set(
-            (crop.width, cut.resized.0),
-            &cut,
-            cut.columns(width),
-            cut.offset.0,
-            width,
-        );
-        self.down.set(
-            (crop.height, cut.resized.1),
-            &cut,
-            cut.rows(height),
-            cut.offset.1,
-            height,
-        );
+        let [across, down] = cut.parts();
+        let columns = |axis: &mut Axis, window| axis.set_part(crop.width, across, cut.resized.0, cut.filter, window);
+        self.across.set(columns, cut.columns(width), cut.offset.0, width);
+        let rows = |axis: &mut Axis, window| axis.set_part(crop.height, down, cut.resized.1, cut.filter, window);
+        self.down.set(rows, cut.rows(height), cut.offset.1, height);
     }
 
     /// Height and width of the sample.
@@ -123,7 +114,7 @@ impl Plan {
             self.down.most as u32,
             self.cut.flip as u32,
             begins_vertically((crop.width, self.cut.resized.0), (crop.height, self.cut.resized.1)) as u32,
-            0,
+            0, // what is erased, and by how many values: `ops::staging`
             0,
         ]
     }
@@ -159,6 +150,12 @@ impl Plan {
 }
 
 impl Cut {
+    /// Start and length of what is resized, among the crop's columns and among its rows.
+    pub fn parts(&self) -> [(f64, f64); 2] {
+        let Rect { width, height, .. } = self.crop;
+        self.part.unwrap_or([(0.0, width as f64), (0.0, height as f64)])
+    }
+
     /// The columns of the resized crop that a sample of this width shows.
     pub fn columns(&self, width: usize) -> Range<usize> {
         window(self.offset.0, width, self.resized.0)
@@ -189,10 +186,10 @@ struct Groups {
 }
 
 impl Groups {
+    /// `weigh` sets the axis for a window of its outputs.
     fn set(
         &mut self,
-        (inputs, outputs): (usize, usize),
-        cut: &Cut,
+        weigh: impl FnOnce(&mut Axis, Range<usize>),
         window: Range<usize>,
         offset: isize,
         samples: usize,
@@ -204,7 +201,7 @@ impl Groups {
             self.spans.resize(samples, (0, 0));
             return;
         }
-        self.axis.set(inputs, outputs, cut.filter, window.clone());
+        weigh(&mut self.axis, window.clone());
         let axis = &self.axis;
         let range = |output: usize| {
             let (first, weights) = axis.weights(output);
@@ -285,13 +282,15 @@ mod tests {
             ] {
                 let cut = Cut {
                     crop: Rect::whole(inputs, 1),
+                    part: None,
                     resized: (outputs, 1),
                     filter,
                     offset: (offset, 0),
                     flip: false,
                 };
                 let mut groups = Groups::default();
-                groups.set((inputs, outputs), &cut, cut.columns(samples), offset, samples);
+                let weigh = |axis: &mut Axis, window| axis.set(inputs, outputs, filter, window);
+                groups.set(weigh, cut.columns(samples), offset, samples);
                 let place = format!("{filter:?} {inputs} to {outputs}, {samples} from {offset}");
                 let ends = |(first, count): (u32, u32)| (first as usize, (first + count) as usize);
                 for pair in groups.spans.windows(2) {

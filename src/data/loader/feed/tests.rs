@@ -7,12 +7,15 @@ use super::*;
 use crate::data::loader::tests::{Bad, Drawn, plan};
 use crate::data::loader::{BadImage, Batch, Loader, LoaderConfig};
 use crate::data::pictures::tests as photographs;
-use crate::data::{DeviceRoom, Preprocessor, Transform};
-use crate::recipe::{OnBadImage, TransformKind};
+use crate::data::{Augmentations, DeviceRoom, Preprocessor, Transform};
+use crate::recipe::{Decode, ErasingMode, OnBadImage, TransformKind};
 
 /// For batches of six samples of 32 x 32; `bytes` for each picture, `kept` for those that stay.
 fn feed(bytes: usize, kept: usize) -> Arc<Feed> {
-    let batch = StagingShape::new(6, (32, 32), bytes, usize::MAX);
+    feed_of(StagingShape::new(6, (32, 32), bytes, usize::MAX), kept)
+}
+
+fn feed_of(batch: StagingShape, kept: usize) -> Arc<Feed> {
     let intake = Arc::new(Intake::open(&Device::Cpu, batch.capacity(), kept).unwrap());
     let room = Arc::new(DeviceRoom::of(&intake));
     let pictures = DevicePictures::new(photographs::ROWS, room);
@@ -46,6 +49,74 @@ fn samples_are_the_same_whatever_is_kept_where() {
                     assert!(samples == expected, "{place}");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn augmented_and_erased_samples_are_the_same_whatever_is_kept_where() {
+    let drawn = photographs::Drawn::new();
+    let all: usize = 1 << 20;
+    for mode in [ErasingMode::Const, ErasingMode::Rand, ErasingMode::Pixel] {
+        let augmented = photographs::augmentations(mode);
+        let erased = Augmentations {
+            random_erasing: 0.5,
+            random_erasing_mode: mode,
+            ..Augmentations::default()
+        };
+        for (augmentations, kind) in [(augmented, TransformKind::Train), (erased, TransformKind::Eval)] {
+            let plain = photographs::config(kind, 2);
+            let transform = plain.transform.clone().augmented(augmentations);
+            let config = LoaderConfig { transform, ..plain };
+            let (expected, _) = photographs::samples(&drawn, 3, config.clone());
+            for (device, host) in [(0, 0), (all, 0), (60_000, 60_000), (0, all)] {
+                let device = if config.transform.is_a_cut() { device } else { 0 };
+                for mean in [1 << 16, 0] {
+                    let shape = config.transform.staging_shape(6, mean, usize::MAX);
+                    let config = LoaderConfig {
+                        feed: Some(feed_of(shape, device)),
+                        pictures: photographs::host(host),
+                        ..config.clone()
+                    };
+                    let (samples, _) = photographs::samples(&drawn, 3, config);
+                    let place = format!("{augmentations:?}, {mean} bytes, {device} on the device, {host} here");
+                    assert!(samples == expected, "{place}");
+                }
+            }
+        }
+    }
+}
+
+/// Pictures that are decoded at a half or less are staged as they are then, with edges between their pixels.
+#[test]
+fn samples_of_pictures_that_are_decoded_fast_are_the_same() {
+    let drawn = photographs::Drawn::new();
+    let preprocessor = Preprocessor::parse(r#"{"size": 12}"#).unwrap();
+    for kind in [TransformKind::Train, TransformKind::Eval, TransformKind::Processor] {
+        let transform = Transform::new(&preprocessor, kind).decoded(Decode::Fast);
+        let config = LoaderConfig {
+            transform: transform.clone(),
+            ..photographs::config(kind, 2)
+        };
+        let (expected, _) = photographs::samples(&drawn, 2, config.clone());
+        let exact = LoaderConfig {
+            transform: Transform::new(&preprocessor, kind),
+            ..config.clone()
+        };
+        assert!(
+            photographs::samples(&drawn, 2, exact).0 != expected,
+            "nothing was decoded smaller"
+        );
+        for mean in [1 << 16, 0] {
+            let feed = feed_of(transform.staging_shape(6, mean, usize::MAX), 0);
+            let config = LoaderConfig {
+                feed: Some(feed),
+                ..config.clone()
+            };
+            assert!(
+                photographs::samples(&drawn, 2, config).0 == expected,
+                "{kind:?}, {mean} bytes"
+            );
         }
     }
 }
