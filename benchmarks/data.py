@@ -3,13 +3,19 @@
 
     cargo bench --bench preprocess --no-run          # prints the path of the executable
     python benchmarks/data.py EXECUTABLE FOLDER... [--rounds 7] [--core 0] [--peers pillow,opencv] [--json FILE]
+        [--size 224] [--decode fast] [--augment rand-augment|color-jitter|random-erasing]
 
 All sides read the same files from memory and run in turns, pinned to the same core. Times are CPU times of the process (the
 machine may be shared); a row is the median over the rounds, with the slowest and fastest in brackets. The crops are drawn
 from the same distribution, each side with its own random numbers. `benchmarks/peers.sh` installs the peers; one that is not
 there is left out, and the table says so.
 
-Equal to Pillow bit for bit: dtrain. Others decode or resize differently (OpenCV's and DALI's resize have no antialiasing or
+--decode fast: decoding at a half, a quarter or an eighth of the size, where the crop is still as large as the sample. Of the
+peers Pillow can do that (Image.draft, which is libjpeg-turbo's scaled decoding). --augment: RandAugment(2, 9),
+ColorJitter(0.4, 0.4, 0.4, 0.1) or RandomErasing of every sample, by torchvision on Pillow images; what others cannot do
+leaves them out.
+
+Equal to Pillow bit for bit: dtrain, without --decode fast. Others decode or resize differently (OpenCV's and DALI's resize have no antialiasing or
 another one), so they do less or other work.
 """
 import argparse, glob, io, json, os, platform, statistics, subprocess, sys, time
@@ -18,23 +24,54 @@ os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
 BATCH = 32
 
 
-def pillow():
+class Unable(Exception):
+    pass
+
+
+def exact_and_plain(options):
+    if options.decode == "fast" or options.augment != "none":
+        raise Unable("does nothing of this kind")
+
+
+def pillow(options):
     import torch
     from PIL import Image
-    from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, RandomResizedCrop, ToTensor
-    transform = Compose([RandomResizedCrop(224), RandomHorizontalFlip(), ToTensor(), Normalize([0.5] * 3, [0.5] * 3)])
+    from torchvision.transforms import (ColorJitter, Compose, Normalize, RandAugment, RandomErasing, RandomHorizontalFlip,
+                                        RandomResizedCrop, ToTensor)
+    size = options.size
+    on_pictures = {"rand-augment": [RandAugment(2, 9)], "color-jitter": [ColorJitter(0.4, 0.4, 0.4, 0.1)]}
+    behind = [RandomHorizontalFlip(), *on_pictures.get(options.augment, []), ToTensor(), Normalize([0.5] * 3, [0.5] * 3)]
+    if options.augment == "random-erasing":
+        behind.append(RandomErasing(1.0))
+    if options.decode == "fast":
+        behind = Compose(behind)
+
+        def transform(image):
+            width, height = image.size
+            whole = torch.empty(3, height, width, device="meta")
+            top, left, rows, columns = RandomResizedCrop.get_params(whole, (0.08, 1.0), (3 / 4, 4 / 3))
+            # The smallest of its scales at which the crop has at least as many pixels as the sample.
+            image.draft("RGB", (-(-width * size // columns), -(-height * size // rows)))
+            across, down = image.width / width, image.height / height
+            box = (left * across, top * down, (left + columns) * across, (top + rows) * down)
+            return behind(image.convert("RGB").resize((size, size), Image.BILINEAR, box))
+        open_image = Image.open
+    else:
+        transform = Compose([RandomResizedCrop(size), *behind])
+        open_image = lambda file: Image.open(file).convert("RGB")
 
     def go(files):
         for i in range(0, len(files), BATCH):
-            torch.stack([transform(Image.open(io.BytesIO(f)).convert("RGB")) for f in files[i:i + BATCH]])
+            torch.stack([transform(open_image(io.BytesIO(f))) for f in files[i:i + BATCH]])
     return go
 
 
-def torchvision_v2():
+def torchvision_v2(options):
+    exact_and_plain(options)
     import torch
     from torchvision.io import ImageReadMode, decode_image
     from torchvision.transforms import v2
-    transform = v2.Compose([v2.RandomResizedCrop(224, antialias=True), v2.RandomHorizontalFlip(),
+    transform = v2.Compose([v2.RandomResizedCrop(options.size, antialias=True), v2.RandomHorizontalFlip(),
                             v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)])
 
     def go(files):
@@ -45,7 +82,9 @@ def torchvision_v2():
     return go
 
 
-def opencv():
+def opencv(options):
+    exact_and_plain(options)
+    side = options.size
     import cv2, numpy, torch
     from torchvision.transforms import RandomResizedCrop
     cv2.setNumThreads(1)
@@ -56,8 +95,8 @@ def opencv():
         top, left, height, width = RandomResizedCrop.get_params(size, (0.08, 1.0), (3 / 4, 4 / 3))
         part = image[top:top + height, left:left + width]
         # INTER_AREA is OpenCV's way to shrink without aliasing.
-        shrinks = height > 224 and width > 224
-        part = cv2.resize(part, (224, 224), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        shrinks = height > side and width > side
+        part = cv2.resize(part, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         if torch.rand(()) < 0.5:
             part = cv2.flip(part, 1)
         return part.transpose(2, 0, 1).astype(numpy.float32) * (2 / 255) - 1
@@ -68,7 +107,8 @@ def opencv():
     return go
 
 
-def dali():
+def dali(options):
+    exact_and_plain(options)
     import numpy
     from nvidia.dali import fn, pipeline_def, types
 
@@ -78,7 +118,7 @@ def dali():
         encoded = fn.external_source(name="encoded", dtype=types.UINT8)
         image = fn.decoders.image_random_crop(encoded, device="cpu", output_type=types.RGB, random_area=[0.08, 1.0],
                                               random_aspect_ratio=[3 / 4, 4 / 3], num_attempts=10)
-        image = fn.resize(image, size=[224, 224], interp_type=types.INTERP_LINEAR, antialias=True)
+        image = fn.resize(image, size=[options.size, options.size], interp_type=types.INTERP_LINEAR, antialias=True)
         return fn.crop_mirror_normalize(image, dtype=types.FLOAT, output_layout="CHW", mean=[127.5] * 3, std=[127.5] * 3,
                                         mirror=fn.random.coin_flip())
     built = pipeline()
@@ -97,8 +137,9 @@ PEERS = {"pillow": ("Pillow + torchvision", pillow), "torchvision": ("torchvisio
 
 
 class Ours:
-    def __init__(self, executable, folder):
-        self.process = subprocess.Popen([executable, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(self, executable, folder, options):
+        flags = ["--size", str(options.size), "--decode", options.decode, "--augment", options.augment]
+        self.process = subprocess.Popen([executable, folder, *flags], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.images = int(self.process.stdout.readline())
 
     def __call__(self):
@@ -128,6 +169,9 @@ def main():
     arguments.add_argument("--rounds", type=int, default=7)
     arguments.add_argument("--core", type=int, default=0)
     arguments.add_argument("--peers", default=",".join(PEERS))
+    arguments.add_argument("--size", type=int, default=224)
+    arguments.add_argument("--decode", choices=["exact", "fast"], default="exact")
+    arguments.add_argument("--augment", choices=["none", "rand-augment", "color-jitter", "random-erasing"], default="none")
     arguments.add_argument("--json")
     a = arguments.parse_args()
     os.sched_setaffinity(0, {a.core})
@@ -135,13 +179,14 @@ def main():
     for key in a.peers.split(","):
         name, make = PEERS[key]
         try:
-            sides[name] = make()
-        except ImportError as error:
+            sides[name] = make(a)
+        except (ImportError, Unable) as error:
             absent.append(f"{name} ({error})")
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.processor())
-    print(f"{cpu}, one core; {versions()}; {a.rounds} rounds in turns, CPU time, median [slowest-fastest]")
+    print(f"{cpu}, one core; {versions()}; {a.rounds} rounds in turns, CPU time, median [slowest-fastest]; "
+          f"to {a.size} px, decode {a.decode}, augment {a.augment}")
     for missing in absent:
         print(f"left out: {missing}")
     print("\n| images | side | images/s | dtrain is faster by |\n|---|---|---|---|")
@@ -151,7 +196,7 @@ def main():
         files = [open(p, "rb").read() for p in paths]
         # Whole batches only, as DALI's pipeline takes them; dtrain's side reads the folder itself.
         assert len(files) % BATCH == 0, f"{folder}: {len(files)} files, give a multiple of {BATCH}"
-        ours = Ours(a.executable, folder)
+        ours = Ours(a.executable, folder, a)
         assert ours.images == len(files)
         ours()
         for go in sides.values():
@@ -178,7 +223,8 @@ def main():
             record.append({"images": label, "side": name, "images_per_second": values})
     if a.json:
         with open(a.json, "w") as f:
-            json.dump({"processor": cpu, "versions": versions(), "rounds": a.rounds, "rows": record}, f, indent=1)
+            json.dump({"processor": cpu, "versions": versions(), "rounds": a.rounds, "size": a.size, "decode": a.decode,
+                       "augment": a.augment, "rows": record}, f, indent=1)
 
 
 main()

@@ -1,6 +1,7 @@
 """A dataset with ImageNet's counts, to measure what does not fit into memory: 1.28 million small JPEGs in 300 Parquet shards.
 
-    python benchmarks/large.py make DIR --images SOURCE     # pictures of SOURCE's Parquet files, made small; about 9 GB
+    python benchmarks/large.py make DIR --images SOURCE     # pictures of SOURCE's Parquet files, made small; about 10 GB
+    python benchmarks/large.py make DIR --images SOURCE --rows 640000     # half of it
     python benchmarks/large.py cold DIR                     # takes DIR's files out of the system's cache
     target/release/dtrain bench loader DIR --shuffle-mode block
 
@@ -14,7 +15,7 @@ import json
 import os
 import pathlib
 
-ROWS, SHARDS, CLASSES, GROUP, POOL = 1_281_167, 300, 1000, 100, 6000
+ROWS, SHARD, CLASSES, GROUP, POOL = 1_281_167, 4271, 1000, 100, 6000
 
 
 def pool(source, count):
@@ -38,7 +39,7 @@ def pool(source, count):
     return small
 
 
-def make(directory, source):
+def make(directory, source, count, group):
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -49,16 +50,17 @@ def make(directory, source):
     random = np.random.default_rng(2)
     features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": [f"class {n:04d}" for n in range(CLASSES)]}}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    starts = np.linspace(0, ROWS, SHARDS + 1).astype(int)
+    shards = -(-count // SHARD)
+    starts = np.linspace(0, count, shards + 1).astype(int)
     for shard, (start, end) in enumerate(zip(starts, starts[1:])):
         rows = np.arange(start, end)
         images = small.take(pa.array(random.integers(0, len(small), len(rows))))
         image = pa.StructArray.from_arrays([images, pa.nulls(len(rows), pa.string())], ["bytes", "path"])
-        table = pa.table({"image": image, "label": pa.array(rows * CLASSES // ROWS, pa.int64())})
+        table = pa.table({"image": image, "label": pa.array(rows * CLASSES // count, pa.int64())})
         table = table.replace_schema_metadata(metadata)
-        pq.write_table(table, data / f"train-{shard:05d}-of-{SHARDS:05d}.parquet", row_group_size=GROUP)
+        pq.write_table(table, data / f"train-{shard:05d}-of-{shards:05d}.parquet", row_group_size=group)
     size = sum(file.stat().st_size for file in data.iterdir())
-    print(f"{ROWS} rows in {SHARDS} shards, {size / 1e9:.1f} GB")
+    print(f"{count} rows in {shards} shards, {size / 1e9:.1f} GB")
 
 
 def cold(directory):
@@ -75,8 +77,10 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=["make", "cold"])
     parser.add_argument("directory")
     parser.add_argument("--images", help="dataset in Parquet that the pictures come from")
+    parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--row-group", type=int, default=GROUP)
     arguments = parser.parse_args()
     if arguments.what == "make":
-        make(arguments.directory, arguments.images)
+        make(arguments.directory, arguments.images, arguments.rows, arguments.row_group)
     else:
         cold(arguments.directory)

@@ -1,32 +1,84 @@
 //! Times decode + RandomResizedCrop + flip + normalize on one core: dtrain's side of `data.py`.
 //!
-//!     cargo bench --bench preprocess -- FOLDER [PASSES]
+//!     cargo bench --bench preprocess -- FOLDER [--passes N] [--size 224] [--decode fast] [--augment rand-augment]
 //!
-//! Reads all files of the folder into memory. With PASSES it prints the images per second of each pass; without, it makes
+//! Reads all files of the folder into memory. With --passes it prints the images per second of each pass; without, it makes
 //! a pass for every line on stdin and answers with its seconds (total, decode, resample), so that `data.py` can alternate.
 //! Time is the thread's CPU time.
 
 use std::io::{BufRead, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use clap::{Parser, ValueEnum};
 use dtrain::data::augment::SampleName;
 use dtrain::data::transform::Workplace;
-use dtrain::data::{Preprocessor, Transform};
-use dtrain::recipe::TransformKind;
+use dtrain::data::{Augmentations, Preprocessor, Transform};
+use dtrain::recipe::{ColorJitter, Decode, RandAugment, TransformKind};
 
 /// Samples share a buffer of this many, as in training.
 const BATCH: usize = 32;
 
+#[derive(Parser)]
+struct Options {
+    folder: PathBuf,
+    #[arg(long)]
+    passes: Option<u32>,
+    /// Height and width of a sample
+    #[arg(long, default_value_t = 224)]
+    size: usize,
+    #[arg(long, default_value = "exact")]
+    decode: Decode,
+    #[arg(long, default_value = "none")]
+    augment: Addition,
+}
+
+/// What is done besides, and how: `data.py` says the same to torchvision.
+#[derive(Clone, Copy, ValueEnum)]
+enum Addition {
+    None,
+    RandAugment,
+    ColorJitter,
+    RandomErasing,
+}
+
+impl Addition {
+    fn settings(self) -> Augmentations {
+        let off = Augmentations::default();
+        match self {
+            Addition::None => off,
+            Addition::RandAugment => Augmentations {
+                rand_augment: RandAugment {
+                    num_ops: 2,
+                    ..off.rand_augment
+                },
+                ..off
+            },
+            Addition::ColorJitter => Augmentations {
+                color_jitter: ColorJitter {
+                    brightness: 0.4,
+                    contrast: 0.4,
+                    saturation: 0.4,
+                    hue: 0.1,
+                },
+                ..off
+            },
+            Addition::RandomErasing => Augmentations {
+                random_erasing: 1.0,
+                ..off
+            },
+        }
+    }
+}
+
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    let Some(folder) = arguments.first() else {
-        eprintln!("usage: preprocess FOLDER [PASSES]");
-        return;
-    };
-    let files = read_folder(Path::new(folder));
-    let preprocessor = Preprocessor::parse(r#"{"size": 224, "resample": 2}"#).expect("the configuration is right");
-    let transform = Transform::new(&preprocessor, TransformKind::Train);
+    let arguments = std::env::args().filter(|argument| argument != "--bench");
+    let options = Options::parse_from(arguments);
+    let files = read_folder(&options.folder);
+    let preprocessor = Preprocessor::parse(&format!(r#"{{"size": {}, "resample": 2}}"#, options.size));
+    let transform = Transform::new(&preprocessor.expect("the configuration is right"), TransformKind::Train)
+        .decoded(options.decode)
+        .augmented(options.augment.settings());
     let mut workplace = Workplace::new().expect("memory");
     let mut batch = vec![0f32; BATCH * transform.sample_len()];
     let mut pass = |epoch: u32| {
@@ -51,10 +103,7 @@ fn main() {
             resample.as_secs_f64() * cpu / total,
         ]
     };
-    match arguments
-        .get(1)
-        .map(|passes| passes.parse().expect("a number of passes"))
-    {
+    match options.passes {
         Some(passes) => {
             for epoch in 0..passes {
                 let [total, decode, resample] = pass(epoch).map(|seconds| seconds / files.len() as f64);

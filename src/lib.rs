@@ -19,8 +19,13 @@ pub mod rng;
 pub mod error;
 
 /// Keeps freed blocks: fresh pages for every activation cost a training step up to a third of its time.
+#[cfg(not(test))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: ops::counted::Counted = ops::counted::Counted;
 
 /// Freed memory is never given back (a step frees what the next one needs, and its pages would all have to be faulted in
 /// and zeroed again), and large blocks lie on huge pages.

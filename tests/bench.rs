@@ -65,14 +65,24 @@ fn the_data_path_is_measured_by_stage_and_thread_count() {
     assert_eq!(report["settings"]["images"], "16");
     assert!(report["machine"]["processor"].is_string());
     let stages = rows(&report, "stage");
-    assert_eq!(stages.len(), 6, "{stages:?}");
-    assert_eq!(stages[5], "loader, 3 threads");
+    assert_eq!(stages.len(), 8, "{stages:?}");
+    assert_eq!(
+        (stages[5], stages[7]),
+        (&"loader, 3 threads".into(), &"apart, 3 threads".into())
+    );
     for speed in rows(&report, "images/s") {
         let [least, median, most] = ["least", "median", "most"].map(|name| speed[name].as_f64().unwrap());
         assert!(0.0 < least && least <= median && median <= most, "{speed}");
     }
     let text = dtrain(&arguments).text;
     assert!(text.contains("one thread in all"), "{text}");
+    let augmented = [
+        &arguments[..],
+        &["--size", "40", "--rand-augment", "2,9", "--random-erasing", "1"],
+    ]
+    .concat();
+    let text = dtrain(&augmented).text;
+    assert!(text.contains("to 40 x 40") && text.contains("augmentations"), "{text}");
     assert!(text.contains("same samples, bit for bit"), "{text}");
 }
 

@@ -1,5 +1,8 @@
-//! The data path: from encoded files to batches of normalized samples, by stage on one thread, and whole on several.
+//! The data path: from encoded files to batches of normalized samples, by stage on one thread, and whole on several; beside
+//! that what as many threads do that have nothing to do with each other.
 
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,7 +12,9 @@ use super::spread::Spread;
 use super::{Figure, Report};
 use crate::data::augment::SampleName;
 use crate::data::transform::Workplace;
-use crate::data::{Loader, LoaderConfig, MicroBatch, Preprocessor, Samples, Transform, prefetch_batches};
+use crate::data::{
+    Augmentations, Loader, LoaderConfig, MicroBatch, Preprocessor, Samples, Transform, prefetch_batches,
+};
 use crate::error::{Error, Result};
 use crate::recipe::{Decode, OnBadImage, TransformKind};
 
@@ -21,6 +26,7 @@ pub struct DataPath<'a, S> {
     pub preprocessor: &'a Preprocessor,
     pub kind: TransformKind,
     pub decode: Decode,
+    pub augmentations: Augmentations,
     /// Thread counts of the loader, one row of the table each.
     pub threads: &'a [usize],
     pub rounds: usize,
@@ -35,7 +41,9 @@ const SEED: u64 = 42;
 /// Errors: a picture that cannot be decoded; a shard that cannot be read.
 pub fn data<S: Samples + Clone>(what: &DataPath<S>) -> Result<Report> {
     let mut report = Report::new("data", &["stage", "us/image", "images/s", "MB/s", "x 1 thread"]);
-    let transform = Transform::new(what.preprocessor, what.kind).decoded(what.decode);
+    let transform = Transform::new(what.preprocessor, what.kind)
+        .decoded(what.decode)
+        .augmented(what.augmentations);
     let files = (0..what.rows)
         .map(|row| what.samples.encoded(row))
         .collect::<Result<Vec<Bytes>>>()?;
@@ -48,6 +56,18 @@ pub fn data<S: Samples + Clone>(what: &DataPath<S>) -> Result<Report> {
         format!("{:?} to {width} x {height}", what.kind).to_lowercase(),
     );
     report.setting("decode", format!("{:?}", what.decode).to_lowercase());
+    if what.augmentations != Augmentations::default() {
+        let Augmentations {
+            rand_augment,
+            color_jitter,
+            random_erasing,
+            ..
+        } = what.augmentations;
+        report.setting(
+            "augmentations",
+            format!("{rand_augment:?}, {color_jitter:?}, {random_erasing} of the samples erased").to_lowercase(),
+        );
+    }
     report.setting("rounds", format!("{}, median [least-most]", what.rounds));
 
     let stages = stages(what, &transform, &files)?;
@@ -57,10 +77,7 @@ pub fn data<S: Samples + Clone>(what: &DataPath<S>) -> Result<Report> {
     {
         report.row(row(name.to_owned(), seconds, what.rows, megabytes, None));
     }
-    drop(files);
-
     let mut expected = None;
-    let mut one_thread = None;
     for &threads in what.threads {
         // This round is not timed: looking at samples takes longer than making them.
         let mut bits = Fingerprint::new();
@@ -71,25 +88,39 @@ pub fn data<S: Samples + Clone>(what: &DataPath<S>) -> Result<Report> {
                 "this is a bug of dtrain, please report it",
             ));
         }
-        let mut times = Vec::new();
-        for _ in 0..what.rounds {
+    }
+    // All thread counts take turns, so that none is measured while the machine has better times than another had.
+    let mut of_loader = vec![Vec::new(); what.threads.len()];
+    let mut of_apart = vec![Vec::new(); what.threads.len()];
+    for _ in 0..what.rounds {
+        for (number, &threads) in what.threads.iter().enumerate() {
             // A batch is let go before the next one is taken, as a step does; its memory is used again.
-            times.push(whole(what, &transform, threads, |pixels| {
+            of_loader[number].push(whole(what, &transform, threads, |pixels| {
                 std::hint::black_box(pixels);
                 Ok(())
             })?);
+            of_apart[number].push(apart(what, &transform, &files, threads)?);
         }
-        let seconds = Spread::of(times);
-        if threads == 1 {
-            one_thread = Some(seconds.median);
+    }
+    for (who, times) in [("loader", of_loader), ("apart", of_apart)] {
+        let mut one_thread = None;
+        for (times, &threads) in times.into_iter().zip(what.threads) {
+            let seconds = Spread::of(times);
+            if threads == 1 {
+                one_thread = Some(seconds.median);
+            }
+            let name = format!("{who}, {threads} thread{}", if threads == 1 { "" } else { "s" });
+            report.row(row(name, seconds, what.rows, megabytes, one_thread));
         }
-        let base = one_thread.filter(|_| what.threads[0] == 1);
-        let name = format!("loader, {threads} thread{}", if threads == 1 { "" } else { "s" });
-        report.row(row(name, seconds, what.rows, megabytes, base));
     }
     report
         .notes
         .push("All thread counts made the same samples, bit for bit.".to_owned());
+    report.notes.push(
+        "Apart: threads that share nothing but the machine, each making samples in memory of its own. What they lose is the \
+         machine's."
+            .to_owned(),
+    );
     Ok(report)
 }
 
@@ -144,7 +175,7 @@ fn stages<S: Samples>(what: &DataPath<S>, transform: &Transform, files: &[Bytes]
     Ok(times.map(Spread::of))
 }
 
-/// Seconds that a loader takes for all rows; `look` sees every batch.
+/// Seconds that a loader takes for as many images as there are rows, once its first batch is there; `look` sees every batch.
 fn whole<S: Samples + Clone>(
     what: &DataPath<S>,
     transform: &Transform,
@@ -156,7 +187,7 @@ fn whole<S: Samples + Clone>(
         .chunks(BATCH)
         .map(|rows| MicroBatch::of_rows(0, rows.iter().copied()))
         .collect();
-    let begun = Instant::now();
+    let mut clock = (Instant::now(), 0);
     let mut loader = Loader::new(
         what.samples.clone(),
         batches.into_iter(),
@@ -170,10 +201,65 @@ fn whole<S: Samples + Clone>(
             feed: None,
         },
     )?;
+    let (mut images, mut latest) = (0, clock.0);
     while let Some(batch) = loader.next()? {
+        latest = Instant::now();
+        images += batch.labels.len();
+        if images == batch.labels.len() && images < what.rows {
+            clock = (latest, images);
+        }
         look(&batch.pixels_bchw)?;
     }
-    Ok(begun.elapsed().as_secs_f64())
+    let (begun, before) = clock;
+    Ok((latest - begun).as_secs_f64() * what.rows as f64 / (images - before) as f64)
+}
+
+/// Seconds that threads take for all rows without a loader: each takes the next file and makes its sample in a batch of its own.
+fn apart<S: Samples>(what: &DataPath<S>, transform: &Transform, files: &[Bytes], threads: usize) -> Result<f64> {
+    let next = AtomicUsize::new(0);
+    let all_begin = Barrier::new(threads + 1);
+    let work = || -> Result<()> {
+        let mut workplace = Workplace::new().map_err(|cause| {
+            all_begin.wait();
+            Error::usage(cause, "free some memory")
+        })?;
+        // As much memory as a loader goes through.
+        let samples = BATCH * prefetch_batches(threads, BATCH) / threads;
+        let mut batch = vec![0f32; samples.max(1) * transform.sample_len()];
+        let mut make = |number: usize| {
+            let name = SampleName {
+                seed: SEED,
+                epoch: 0,
+                sample: number as u64,
+            };
+            let place = number % samples.max(1) * transform.sample_len();
+            let sample_chw = &mut batch[place..][..transform.sample_len()];
+            let made = transform.apply(&files[number], name, &mut workplace, sample_chw);
+            made.map_err(|cause| Error::Image {
+                at: what.samples.origin(number),
+                what: cause,
+            })
+        };
+        let warmed = (0..files.len().min(BATCH)).try_for_each(|number| make(number).map(drop));
+        all_begin.wait();
+        warmed?;
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= files.len() {
+                return Ok(());
+            }
+            make(number)?;
+        }
+    };
+    std::thread::scope(|scope| {
+        let working: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        all_begin.wait();
+        let begun = Instant::now();
+        for thread in working {
+            thread.join().expect("errors are returned")?;
+        }
+        Ok(begun.elapsed().as_secs_f64())
+    })
 }
 
 /// Of samples, bit for bit: FNV-1a.

@@ -41,7 +41,7 @@ pub fn loading(what: Loading<'_>, collective: &dyn Collective) -> Result<Report>
         pairing: Pairing::Alone,
     };
     let begun = Instant::now();
-    let shuffling = Shuffling::plan(recipe, &what.dataset, plan.global_batch());
+    let shuffling = Shuffling::plan(recipe, &what.dataset, plan.global_batch())?;
     plan.order = shuffling.order.clone();
     what.dataset.keep_in_memory(shuffling.memory(collective));
     let read_before = bytes_read();

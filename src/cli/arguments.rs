@@ -11,7 +11,7 @@ use clap::Args;
 use serde::Serialize;
 
 use aids::Aids;
-use augmentation::Augmentation;
+pub use augmentation::Augmentation;
 
 use super::typed::{boolean, max_steps, warmup_steps};
 use crate::error::Result;

@@ -12,6 +12,7 @@ use clap::{Args, Subcommand};
 use loading::LoadingArguments;
 use loose_files::loose_files;
 
+use super::arguments::Augmentation;
 use super::train::start_threads;
 use super::{cores, say};
 use crate::bench::{self, AllReduce, DataPath, Report};
@@ -63,6 +64,11 @@ struct DataArguments {
     transform: TransformKind,
     #[arg(long, default_value = "exact")]
     decode: Decode,
+    /// Height and width of a sample, where no model says it
+    #[arg(long, value_name = "N", default_value_t = USUAL_SIZE, value_parser = clap::value_parser!(u32).range(1..4096))]
+    size: u32,
+    #[command(flatten)]
+    augmentation: Augmentation,
     /// Directory of a model, whose preprocessor_config.json says size, mean and deviation [default: 224 px, 0.5, 0.5]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -148,7 +154,7 @@ pub fn run(arguments: &BenchArguments) -> ExitCode {
 
 impl DataArguments {
     fn measure(&self, rounds: usize) -> Result<Report> {
-        let preprocessor = preprocessor(self.model.as_deref())?;
+        let preprocessor = preprocessor(self.model.as_deref(), self.size)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = match self.threads.as_slice() {
             [] => (0..).map(|power| 1 << power).take_while(|n| *n <= cores).collect(),
@@ -188,6 +194,7 @@ impl DataArguments {
             preprocessor,
             kind: self.transform,
             decode: self.decode,
+            augmentations: self.augmentation.typed(),
             threads,
             rounds,
         })?;
@@ -196,12 +203,15 @@ impl DataArguments {
     }
 }
 
-/// The model's, or the usual one.
-fn preprocessor(model: Option<&Path>) -> Result<Preprocessor> {
-    const USUAL: &str = r#"{"size": 224, "resample": 2, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}"#;
+/// Pixels of a usual sample's side.
+const USUAL_SIZE: u32 = 224;
+
+/// The model's, or the usual one for samples of this size.
+fn preprocessor(model: Option<&Path>, size: u32) -> Result<Preprocessor> {
+    let usual = r#""resample": 2, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]"#;
     match model {
         Some(dir) => Preprocessor::read(dir),
-        None => Ok(Preprocessor::parse(USUAL).expect("our own configuration")),
+        None => Ok(Preprocessor::parse(&format!("{{\"size\": {size}, {usual}}}")).expect("our own configuration")),
     }
 }
 

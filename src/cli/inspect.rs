@@ -30,7 +30,7 @@ pub struct InspectArguments {
     image_column_name: Option<String>,
     #[arg(long, value_name = "NAME")]
     label_column_name: Option<String>,
-    /// Decode this many images of every split, evenly spread (0: none)
+    /// Decode this many images of every split, in runs of eight that are evenly spread (0: none)
     #[arg(long, value_name = "N", default_value_t = 1000)]
     images: usize,
     /// List every tensor of a checkpoint

@@ -53,7 +53,7 @@ pub fn carry_out(recipe: Recipe, depth: Depth, collective: &Arc<dyn Collective>)
     };
     let Decided { run, mut notes } = decide(recipe, &facts, opened.device)?;
     start_threads(run.threads)?;
-    let shuffling = Shuffling::plan(&run.recipe, &splits.train, run.global_batch);
+    let shuffling = Shuffling::plan(&run.recipe, &splits.train, run.global_batch)?;
     let placement = Placement::new(&run.device, run.precision);
     let inputs = Inputs::open(&run.recipe, &places, splits, shuffling, placement)?;
     notes.extend(found);

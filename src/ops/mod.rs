@@ -11,6 +11,8 @@ pub mod batch_norm;
 pub mod cast;
 pub mod ceilings;
 pub mod convolution;
+#[cfg(test)]
+pub mod counted;
 pub mod cross_entropy;
 #[cfg(feature = "cuda")]
 pub mod cuda;

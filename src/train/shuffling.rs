@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::inputs::Splits;
 use crate::collective::Collective;
 use crate::data::{Access, BlockShuffle, Blocks, Dataset, Lanes, Order, usable_memory};
+use crate::error::Result;
 use crate::recipe::{Recipe, ShuffleMode};
 
 /// How the samples of a training set are shuffled. Its `Display` is a line or two for people.
@@ -27,15 +28,20 @@ pub struct Shuffling {
 /// Part of the granted memory that blocks in use take: the rest is for those that are read ahead, and for chance.
 const IN_USE: u64 = 2;
 
+/// Bytes of a block: larger row groups are cut, since the more blocks are in use the better is mixed; smaller ones are not put
+/// together.
+const MOST_OF_A_BLOCK: u64 = 16 << 20;
+
 /// Encoded images that an evaluation may hold where it goes through its samples from the first to the last.
 const EVALUATION_MEMORY: usize = 256 << 20;
 
 impl Shuffling {
-    pub fn plan(recipe: &Recipe, train: &Dataset, global_batch: usize) -> Shuffling {
+    /// Error: a file that cannot be read.
+    pub fn plan(recipe: &Recipe, train: &Dataset, global_batch: usize) -> Result<Shuffling> {
         let seed = recipe.data_seed.unwrap_or(recipe.seed);
         let granted = (recipe.data_memory_gb * 1e9) as usize;
         let blocks = train.blocks();
-        Shuffling {
+        Ok(Shuffling {
             encoded: blocks.bytes,
             access: blocks.access,
             granted,
@@ -44,6 +50,7 @@ impl Shuffling {
                 (true, _) => Order::balanced(seed, (0..train.len()).map(|row| train.label(row))),
                 (false, false) => Order::AsStored,
                 (false, true) if by_block(recipe.shuffle_mode, &blocks, granted as u64) => {
+                    let blocks = train.blocks_of_at_most(MOST_OF_A_BLOCK)?;
                     let open = granted as u64 / IN_USE / blocks.mean_bytes();
                     Order::Blocks(BlockShuffle {
                         seed,
@@ -54,7 +61,7 @@ impl Shuffling {
                 }
                 (false, true) => Order::Shuffled { seed },
             },
-        }
+        })
     }
 
     /// Gives the datasets their memory. With a block shuffle validation goes through its samples as they are stored: those
@@ -173,7 +180,7 @@ mod tests {
             data_memory_gb: gigabytes,
             ..built_in("vit-lora").unwrap()
         };
-        Shuffling::plan(&recipe, dataset, 16)
+        Shuffling::plan(&recipe, dataset, 16).unwrap()
     }
 
     #[test]

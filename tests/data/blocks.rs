@@ -2,6 +2,7 @@
 
 use arrow::ipc::writer::StreamWriter;
 use dtrain::data::{Access, Blocks, Dataset};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use super::fixtures::*;
 
@@ -62,6 +63,57 @@ fn row_groups_are_blocks() {
         (sizes(&twice.blocks()), twice.blocks().rows),
         (vec![4], vec![0, 1, 2, 3])
     );
+}
+
+/// A row group of 400 rows in pages of 8, one writer's with an offset index and another's without.
+#[test]
+fn a_large_row_group_is_cut_between_its_pages() {
+    let mut of_writers = Vec::new();
+    for (has_index, dictionary_bytes) in [(true, None), (false, None), (true, Some(2000)), (false, Some(2000))] {
+        let dir = tempfile::tempdir().unwrap();
+        let statistics = match has_index {
+            true => EnabledStatistics::Page,
+            false => EnabledStatistics::None,
+        };
+        let properties = WriterProperties::builder()
+            .set_max_row_group_row_count(Some(400))
+            .set_data_page_row_count_limit(8)
+            .set_write_batch_size(8)
+            .set_dictionary_enabled(dictionary_bytes.is_some())
+            .set_dictionary_page_size_limit(dictionary_bytes.unwrap_or(1))
+            .set_statistics_enabled(statistics)
+            .set_offset_index_disabled(!has_index)
+            .build();
+        let file = dir.path().join("data/train-00000-of-00001.parquet");
+        write_parquet_as(&file, &usual(500, None, |row| row as i64 % 3), properties);
+        let dataset = open(dir.path(), "train").unwrap();
+        let whole = dataset.blocks();
+        assert_eq!(sizes(&whole), [400, 100]);
+        let images: Vec<Vec<u8>> = images(500).into_iter().map(Option::unwrap).collect();
+        for row in [399, 0, 7, 8, 450, 200] {
+            assert_eq!(dataset.encoded(row).unwrap(), images[row]);
+        }
+        let most = whole.bytes / 12;
+        let cut = dataset.blocks_of_at_most(most).unwrap();
+        check(&dataset, &cut, |row| number(&dataset, row));
+        let sizes = sizes(&cut);
+        let is_between_pages = |start: &u32| start.is_multiple_of(8) || (*start - 400).is_multiple_of(8);
+        assert!(
+            cut.starts[..cut.count()].iter().all(is_between_pages),
+            "{:?}",
+            cut.starts
+        );
+        assert!(cut.bytes <= whole.bytes && cut.bytes > whole.bytes * 9 / 10);
+        // A dictionary belongs to the rows that it was begun for.
+        let rows = sizes.iter().copied().max().unwrap();
+        assert!(
+            (11..=25).contains(&cut.count()) && rows <= 80,
+            "{has_index}, {dictionary_bytes:?}: {sizes:?}"
+        );
+        assert_eq!(dataset.blocks_of_at_most(whole.bytes).unwrap(), whole);
+        of_writers.push(sizes);
+    }
+    assert_eq!((&of_writers[0], &of_writers[2]), (&of_writers[1], &of_writers[3]));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
+use crate::data::Augmentations;
 use crate::recipe::{ColorJitter, ErasingMode, RandAugment};
 
 #[derive(Args, Debug, Serialize)]
@@ -24,6 +25,19 @@ pub struct Augmentation {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     random_erasing_mode: Option<ErasingMode>,
+}
+
+impl Augmentation {
+    /// What is not typed is off.
+    pub fn typed(&self) -> Augmentations {
+        let off = Augmentations::default();
+        Augmentations {
+            rand_augment: self.rand_augment.unwrap_or(off.rand_augment),
+            color_jitter: self.color_jitter.unwrap_or(off.color_jitter),
+            random_erasing: self.random_erasing.unwrap_or(off.random_erasing),
+            random_erasing_mode: self.random_erasing_mode.unwrap_or(off.random_erasing_mode),
+        }
+    }
 }
 
 fn rand_augment(typed: &str) -> Result<RandAugment, String> {

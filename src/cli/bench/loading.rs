@@ -53,7 +53,7 @@ impl LoadingArguments {
             gradient_accumulation_steps: 1,
             ..built_in("vit-lora")?
         };
-        let preprocessor = super::preprocessor(self.model.as_deref())?;
+        let preprocessor = super::preprocessor(self.model.as_deref(), super::USUAL_SIZE)?;
         let threads = match self.threads {
             Some(threads) => threads.max(1),
             None => cores::of_this_rank(collective)?,

@@ -10,6 +10,10 @@ use crate::error::Result;
 
 /// Unreadable images that are named.
 const NAMED: usize = 10;
+/// Images that are looked at side by side: where one is read, its neighbours mostly are too.
+const RUN: usize = 8;
+/// Of encoded images that were read.
+const MEMORY: usize = 64 << 20;
 
 /// `splits`: those to look into; all if it is empty and everything is here. `images`: how many to decode of each.
 pub fn describe(source: &Source, splits: &[&str], columns: &Columns, images: usize) -> Result<String> {
@@ -75,9 +79,16 @@ fn looked_at(dataset: &Dataset, images: usize) -> Result<String> {
     if count == 0 {
         return Ok(String::new());
     }
-    let rows: Vec<usize> = (0..count).map(|number| number * dataset.len() / count).collect();
-    let looked: Vec<(usize, Size)> = rows
+    dataset.keep_in_memory(MEMORY);
+    let runs = count.div_ceil(RUN);
+    let first = |total: usize, run: usize| total * run / runs;
+    let rows = |run: usize| {
+        let start = first(dataset.len(), run);
+        start..start + first(count, run + 1) - first(count, run)
+    };
+    let looked: Vec<(usize, Size)> = (0..runs)
         .into_par_iter()
+        .flat_map_iter(rows)
         .map(|row| {
             let size = dataset
                 .encoded(row)

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::*;
-use crate::data::Preprocessor;
-use crate::recipe::TransformKind;
+use crate::data::{Augmentations, Preprocessor};
+use crate::ops::counted::asked;
+use crate::recipe::{ColorJitter, RandAugment, TransformKind};
 
 /// BMP pictures of one colour, drawn when they are asked for.
 pub(super) struct Drawn {
@@ -240,4 +241,94 @@ fn no_more_is_decoded_ahead_than_allowed_and_dropping_ends_everything() {
     let statistics = loader.statistics();
     assert_eq!((statistics.images, statistics.bytes), (9, 9 * 58));
     drop(loader); // returns although the threads are waiting
+}
+
+/// JPEG files in memory.
+struct Files(Vec<Bytes>);
+
+impl Samples for Files {
+    fn encoded(&self, row: usize) -> Result<Bytes> {
+        Ok(self.0[row % self.0.len()].clone())
+    }
+
+    fn label(&self, _row: usize) -> u32 {
+        0
+    }
+
+    fn origin(&self, row: usize) -> String {
+        row.to_string()
+    }
+}
+
+/// A JPEG file of this size.
+fn jpeg(width: usize, height: usize) -> Bytes {
+    let pixels: Vec<u8> = (0..3 * width * height).map(|at| (at * at / 7 % 251) as u8).collect();
+    let image = turbojpeg::Image {
+        pixels: &pixels[..],
+        width,
+        pitch: 3 * width,
+        height,
+        format: turbojpeg::PixelFormat::RGB,
+    };
+    turbojpeg::compress(image, 90, turbojpeg::Subsamp::Sub2x2)
+        .unwrap()
+        .to_vec()
+        .into()
+}
+
+/// How often a thread asks for memory while it makes some batches of `size` samples each.
+fn asked_for_batches(size: usize, transform: &Transform) -> u64 {
+    const BATCHES: usize = 4;
+    let files = Files(
+        [(300, 200), (199, 260), (64, 48), (300, 260)]
+            .map(|(w, h)| jpeg(w, h))
+            .to_vec(),
+    );
+    let config = LoaderConfig {
+        transform: transform.clone(),
+        seed: 1,
+        threads: 1,
+        prefetch_batches: BATCHES + 1,
+        on_bad_image: OnBadImage::Error,
+        pictures: None,
+        feed: None,
+    };
+    let plan = plan(&[size; BATCHES], 1000).into_iter();
+    let queue = Queue::new(Box::new(plan), transform.sample_len(), BATCHES + 1, None);
+    let before = asked();
+    worker::work(&queue, &files, &config);
+    let count = asked() - before;
+    for _ in 0..BATCHES {
+        assert_eq!(queue.next().unwrap().unwrap().labels.len(), size);
+    }
+    count
+}
+
+/// Working memory grows with the first pictures, here within 64 samples; further ones ask for none.
+#[test]
+fn no_memory_is_asked_for_by_the_picture() {
+    let preprocessor = Preprocessor::parse(r#"{"size": 32}"#).unwrap();
+    let plain = Transform::new(&preprocessor, TransformKind::Train);
+    let augmented = plain.clone().augmented(Augmentations {
+        rand_augment: RandAugment {
+            num_ops: 2,
+            ..RandAugment::default()
+        },
+        color_jitter: ColorJitter {
+            brightness: 0.4,
+            contrast: 0.4,
+            saturation: 0.4,
+            hue: 0.1,
+        },
+        random_erasing: 0.5,
+        ..Augmentations::default()
+    });
+    for transform in [&plain, &plain.clone().decoded(crate::recipe::Decode::Fast), &augmented] {
+        let (few, many) = (asked_for_batches(64, transform), asked_for_batches(256, transform));
+        let is_plain = transform.is_a_cut();
+        assert!(
+            many <= few + 8,
+            "{few} times for 256 samples, {many} for 1024; a plain cut: {is_plain}"
+        );
+    }
 }

@@ -23,6 +23,7 @@ mod opened;
 mod parquet;
 mod parquet_columns;
 mod parquet_file;
+mod parquet_pages;
 mod patterns;
 mod place;
 mod saved;

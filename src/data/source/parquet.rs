@@ -1,7 +1,8 @@
 //! Parquet shards: columns found at opening, labels read alone, images read page by page on demand.
 //!
-//! A page is about 1 MB, some twenty images: the unit that is read, decompressed and kept. The images handed out are slices
-//! of it. Row groups, up to hundreds of MB, would make a shuffled read of a dataset larger than memory hopeless.
+//! A page is the unit that is read, decompressed and kept, with most writers about 1 MB or a small row group. The images
+//! handed out are slices of it. Row groups, up to hundreds of MB, would make a shuffled read of a dataset larger than memory
+//! hopeless.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use super::cache::BlockCache;
 use super::features::{Columns, Features};
 use super::parquet_columns::ParquetColumns;
 use super::parquet_file::{self, Pieces, guarded};
+use super::parquet_pages::PagePlaces;
 use super::shard::{Cell, Labels, Table};
 use super::table_shard::Stretch;
 use crate::error::{Error, Result};
@@ -32,8 +34,8 @@ pub(super) struct ParquetShard {
     metadata: ParquetMetaData,
     /// First row of each row group, and the number of rows at the end.
     group_starts: Vec<usize>,
-    /// For each row group: first row of each page of the image column within the group, and the group's rows at the end.
-    page_starts: Vec<OnceLock<Vec<usize>>>,
+    /// Of the image column, for each row group.
+    pages: Vec<OnceLock<PagePlaces>>,
     label: usize,
     /// Leaf columns of the images' bytes and paths.
     image_bytes: Option<usize>,
@@ -66,7 +68,7 @@ impl ParquetShard {
                 other_columns: found.others,
                 classes: found.chosen.classes.map(Into::into),
             },
-            page_starts: metadata.row_groups().iter().map(|_| OnceLock::new()).collect(),
+            pages: metadata.row_groups().iter().map(|_| OnceLock::new()).collect(),
             metadata,
             group_starts,
             label: found.label,
@@ -86,6 +88,20 @@ impl ParquetShard {
                 bytes: bytes(group) as u64,
             })
             .collect()
+    }
+
+    /// A row group in stretches of at most `most` bytes, if its pages are so small.
+    pub fn cut(&self, group: usize, bytes: u64, most: u64) -> Result<Vec<Stretch>> {
+        match self.image_bytes {
+            Some(leaf) => {
+                let chunk = self.metadata.row_group(group).column(leaf);
+                Ok(self.pages(group, leaf)?.cut(chunk, bytes, most))
+            }
+            None => {
+                let rows = self.metadata.row_group(group).num_rows() as u32;
+                Ok(vec![Stretch { rows, bytes }])
+            }
+        }
     }
 
     /// The labels of some rows: the label column of the row groups that they lie in.
@@ -112,7 +128,7 @@ impl ParquetShard {
     pub fn image(&self, row: usize, shard: u32, pages: &Pages) -> Result<Cell> {
         let (group, row_in_group) = self.place(row);
         if let Some(leaf) = self.image_bytes {
-            let starts = self.page_starts(group, leaf)?;
+            let starts = &self.pages(group, leaf)?.starts;
             let number = starts.partition_point(|&start| start <= row_in_group) - 1;
             let page = pages.get((shard, group as u32, number as u32), || {
                 self.page(group, leaf, starts[number]..starts[number + 1])
@@ -187,38 +203,19 @@ impl ParquetShard {
         Ok(all)
     }
 
-    /// Finds the pages of a row group by their headers.
-    fn page_starts(&self, group: usize, leaf: usize) -> Result<&[usize]> {
-        let slot = &self.page_starts[group];
-        if let Some(starts) = slot.get() {
-            return Ok(starts);
+    /// The pages of a row group's images.
+    fn pages(&self, group: usize, leaf: usize) -> Result<&PagePlaces> {
+        let slot = &self.pages[group];
+        if let Some(places) = slot.get() {
+            return Ok(places);
         }
         let pieces = Arc::new(Pieces::open(&self.table.path)?);
         let chunk = self.metadata.row_group(group).column(leaf);
         let (first, end) = (self.group_starts[group], self.group_starts[group + 1]);
-        let starts = guarded(|| {
-            let mut starts = vec![0];
-            let mut pages = SerializedPageReader::new(pieces, chunk, end - first, None)?;
-            while let Some(page) = pages.peek_next_page()? {
-                if !page.is_dict {
-                    let rows = page.num_rows.or(page.num_levels).unwrap_or(0);
-                    let start = starts[starts.len() - 1];
-                    match rows {
-                        0 => {}
-                        rows if rows <= end - first - start => starts.push(start + rows),
-                        _ => return Err(ParquetError::General("its pages have more rows than it".to_owned())),
-                    }
-                }
-                pages.skip_next_page()?;
-            }
-            match starts[starts.len() - 1] == end - first {
-                true => Ok(starts),
-                false => Err(ParquetError::General("its pages have fewer rows than it".to_owned())),
-            }
-        })
-        .map_err(|error| self.damaged(format!("images of rows {first} to {}: {error}", end - 1)))?;
+        let places = guarded(|| PagePlaces::find(pieces, chunk, end - first))
+            .map_err(|error| self.damaged(format!("images of rows {first} to {}: {error}", end - 1)))?;
         // Another thread may have found them meanwhile: they are the same.
-        Ok(slot.get_or_init(|| starts))
+        Ok(slot.get_or_init(|| places))
     }
 
     /// Reads the page that holds `rows` of a row group; also its size in bytes.
@@ -226,8 +223,10 @@ impl ParquetShard {
         let pieces = Arc::new(Pieces::open(&self.table.path)?);
         let chunk = self.metadata.row_group(group).column(leaf);
         let first = self.group_starts[group];
+        let locations = self.pages(group, leaf)?.locations.clone();
         let images = guarded(|| {
-            let pages = SerializedPageReader::new(pieces, chunk, self.group_starts[group + 1] - first, None)?;
+            let group_rows = self.group_starts[group + 1] - first;
+            let pages = SerializedPageReader::new(pieces, chunk, group_rows, Some(locations))?;
             read_rows::<ByteArrayType, _>(pages, chunk.column_descr_ptr(), rows.clone())
         })
         .map_err(|error| {

@@ -2,7 +2,10 @@
 
 use super::Dataset;
 use super::shard::Shard;
+use super::table_shard::Stretch;
+use super::threads;
 use crate::data::order::{Access, Blocks};
+use crate::error::Result;
 
 /// Rows that make a block where each can be read alone.
 const RUN: usize = 128;
@@ -12,6 +15,24 @@ const LOOKED_AT: usize = 64;
 impl Dataset {
     /// The rows in the order of storage, in blocks: the row groups of Parquet files, runs of rows of everything else.
     pub fn blocks(&self) -> Blocks {
+        let root = &self.opened.layout.root;
+        self.blocks_of(self.opened.shards.iter().map(|shard| cuts(shard, root)))
+    }
+
+    /// The same with row groups of more than `most` bytes cut between their pages, so that no block is larger, unless it is a
+    /// single page. What it depends on is in the files alone.
+    pub fn blocks_of_at_most(&self, most: u64) -> Result<Blocks> {
+        let opened = &*self.opened;
+        let shards = &opened.shards;
+        let cut = threads::each(shards.len(), |number| match &shards[number] {
+            Shard::Table(shard) if shard.is_parquet() => Ok((of_stretches(&shard.cut(most)?), Access::ByBlock)),
+            shard => Ok(cuts(shard, &opened.layout.root)),
+        })?;
+        Ok(self.blocks_of(cut.into_iter()))
+    }
+
+    /// `cuts`: rows and bytes of each block of each shard.
+    fn blocks_of(&self, cuts: impl Iterator<Item = (Vec<(usize, u64)>, Access)>) -> Blocks {
         let opened = &*self.opened;
         // Which row of this dataset a stored row is; a row may be in it more than once, as in `train+train`.
         let mut stored: Vec<(u32, u32)> = self.rows.iter().copied().zip(0..).collect();
@@ -23,8 +44,7 @@ impl Dataset {
             access: Access::ByRow,
         };
         let mut used = 0;
-        for (shard, start) in opened.shards.iter().zip(&opened.starts) {
-            let (cuts, access) = cuts(shard, &opened.layout.root);
+        for ((cuts, access), start) in cuts.zip(&opened.starts) {
             let mut end = *start;
             for (rows, bytes) in cuts {
                 end += rows;
@@ -58,10 +78,7 @@ impl Dataset {
 /// Rows and bytes of each block of a shard.
 fn cuts(shard: &Shard, root: &std::path::Path) -> (Vec<(usize, u64)>, Access) {
     match shard {
-        Shard::Table(shard) if shard.is_parquet() => {
-            let groups = shard.stretches.iter().map(|group| (group.rows as usize, group.bytes));
-            (groups.collect(), Access::ByBlock)
-        }
+        Shard::Table(shard) if shard.is_parquet() => (of_stretches(&shard.stretches), Access::ByBlock),
         Shard::Table(shard) => {
             let batches = shard.stretches.iter();
             let cuts = batches.flat_map(|batch| runs(batch.rows as usize, batch.bytes));
@@ -78,6 +95,11 @@ fn cuts(shard: &Shard, root: &std::path::Path) -> (Vec<(usize, u64)>, Access) {
             (runs(files, mean * files as u64).collect(), Access::ByRow)
         }
     }
+}
+
+fn of_stretches(stretches: &[Stretch]) -> Vec<(usize, u64)> {
+    let each = stretches.iter().map(|stretch| (stretch.rows as usize, stretch.bytes));
+    each.collect()
 }
 
 /// Cuts `rows` rows of `bytes` bytes together.

@@ -117,6 +117,23 @@ impl TableShard {
         Ok(labels)
     }
 
+    /// Its stretches, those of more than `most` bytes cut between their pages. Only for these the file is opened.
+    pub fn cut(&self, most: u64) -> Result<Vec<Stretch>> {
+        if !self.is_parquet() || self.stretches.iter().all(|stretch| stretch.bytes <= most) {
+            return Ok(self.stretches.to_vec());
+        }
+        let mut cut = Vec::new();
+        for (number, stretch) in self.stretches.iter().enumerate() {
+            match self.file()? {
+                TableFile::Parquet(file) if stretch.bytes > most => {
+                    cut.extend(file.cut(number, stretch.bytes, most)?)
+                }
+                _ => cut.push(*stretch),
+            }
+        }
+        Ok(cut)
+    }
+
     /// All labels, if they were read.
     pub fn known_labels(&self) -> Option<&StoredLabels> {
         self.labels.get()

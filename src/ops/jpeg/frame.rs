@@ -150,7 +150,7 @@ impl<'a> Frame<'a> {
         if body.len() != 6 + 3 * components || self.width == 0 || self.height == 0 {
             return None;
         }
-        let mut factors = Vec::with_capacity(MOST_COMPONENTS);
+        let mut factors = [0; MOST_COMPONENTS];
         for (at, component) in body[6..].chunks_exact(3).enumerate() {
             let place = self.components.get_mut(at)?;
             place.id = component[0];
@@ -158,9 +158,9 @@ impl<'a> Frame<'a> {
             if place.quantization >= self.quantization.len() {
                 return None;
             }
-            factors.push(component[1]);
+            factors[at] = component[1];
         }
-        self.sampling = match factors[..] {
+        self.sampling = match factors[..components] {
             [0x11] => Sampling::Gray,
             [0x11, 0x11, 0x11] => Sampling::Full,
             [0x21, 0x11, 0x11] => Sampling::HalfWidth,

@@ -17,6 +17,9 @@ use crate::ops::resample::{Planes, ROW_SLACK};
 
 /// Chroma of smaller pictures is upsampled in another way.
 const LEAST_WIDTH: usize = 8;
+/// Of an MCU: four of luma and two of chroma.
+const MOST_BLOCKS: usize = 6;
+
 /// Keeps its memory, and tables that the next file may share.
 pub struct PlainDecoder {
     kernels: Kernels,
@@ -147,28 +150,32 @@ impl PlainDecoder {
 
     /// Reads the scan up to the last MCU of the window.
     fn read_blocks(&mut self, frame: &Frame<'_>, raster: &Raster, window: &Window) -> Option<()> {
-        let mut coded = Vec::with_capacity(10);
-        for number in 0..frame.sampling.components() {
+        let block_of = |number: usize, block: usize| {
             let component = frame.components[number];
-            let (across, down) = blocks_of(frame.sampling, number);
-            let dc = self.first_tables.get(frame.huffman[0][component.dc_table]?)?;
-            let ac = self.tables.get(frame.huffman[1][component.ac_table]?)?;
-            for block in 0..across * down {
+            let (across, _) = blocks_of(frame.sampling, number);
+            Some(CodedBlock {
+                component: number,
                 // Within a group the blocks of a row stand side by side.
-                let place = block / across * GROUP * across + block % across;
-                coded.push(CodedBlock {
-                    component: number,
-                    place,
-                    across,
-                    dc,
-                    ac,
-                });
+                place: block / across * GROUP * across + block % across,
+                across,
+                dc: self.first_tables.get(frame.huffman[0][component.dc_table]?)?,
+                ac: self.tables.get(frame.huffman[1][component.ac_table]?)?,
+            })
+        };
+        // Arrays, since no memory is asked for by the picture.
+        let mut coded = [block_of(0, 0)?; MOST_BLOCKS];
+        let mut coded_blocks = 0;
+        let mut steps: [Steps; MOST_COMPONENTS] = std::array::from_fn(|_| Steps([0; 64]));
+        for (number, steps) in steps[..frame.sampling.components()].iter_mut().enumerate() {
+            let (across, down) = blocks_of(frame.sampling, number);
+            for block in 0..across * down {
+                coded[coded_blocks] = block_of(number, block)?;
+                coded_blocks += 1;
             }
+            *steps = steps_of(frame.quantization(number)?);
         }
-        let steps: Vec<Steps> = (0..frame.sampling.components())
-            .map(|component| Some(steps(frame.quantization(component)?)))
-            .collect::<Option<_>>()?;
-        let mut reader = Reader::new(&self.scan, frame.restart_interval, &coded, self.kernels)?;
+        let coded = &coded[..coded_blocks];
+        let mut reader = Reader::new(&self.scan, frame.restart_interval, coded, self.kernels)?;
         for row in 0..window.rows.1 {
             if row < window.rows.0 {
                 reader.skip(window.across)?;
@@ -249,7 +256,7 @@ impl PlainDecoder {
     }
 }
 
-fn steps(zigzag: &[u16; 64]) -> Steps {
+fn steps_of(zigzag: &[u16; 64]) -> Steps {
     let mut steps = Steps([0; 64]);
     for (k, step) in zigzag.iter().enumerate() {
         steps.0[ZIGZAG[k] as usize] = *step as i16;

@@ -14,6 +14,7 @@ pub(super) const GROUP_BLOCKS: usize = GROUP * 4;
 pub(super) type Groups = [[Block; GROUP_BLOCKS]; MOST_COMPONENTS];
 
 /// A block of an MCU, in the order of the scan.
+#[derive(Clone, Copy)]
 pub(super) struct CodedBlock<'a> {
     pub component: usize,
     /// In a group, of the first MCU's block; those of the next MCU stand `across` further.
