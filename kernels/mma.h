@@ -111,3 +111,17 @@ DEVICE void wait_for_copies() {
     asm volatile("cp.async.wait_all;" ::: "memory");
 #endif
 }
+
+// The copies that this thread asked for since the last time are a group.
+DEVICE void commit_copies() {
+#if ON_GPU
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// All groups of copies of this thread but its last N have arrived. Others see them after a barrier.
+template <int N> DEVICE void wait_for_copies_but() {
+#if ON_GPU
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+#endif
+}

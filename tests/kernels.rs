@@ -6,6 +6,8 @@
 mod attention;
 #[path = "kernels/average.rs"]
 mod average;
+#[path = "kernels/batch_norm.rs"]
+mod batch_norm;
 #[path = "kernels/case.rs"]
 mod case;
 #[path = "kernels/gelu.rs"]
@@ -18,6 +20,8 @@ mod layer_norm;
 mod runtime;
 #[path = "kernels/adamw.rs"]
 mod adamw;
+#[path = "kernels/convolution_tensor.rs"]
+mod convolution_tensor;
 #[path = "kernels/column_sums.rs"]
 mod column_sums;
 #[path = "kernels/cross_entropy.rs"]
@@ -32,6 +36,8 @@ mod erase;
 mod mixing;
 #[path = "kernels/low_rank.rs"]
 mod low_rank;
+#[path = "kernels/pool.rs"]
+mod pool;
 #[path = "kernels/preprocess.rs"]
 mod preprocess;
 #[path = "kernels/soft_cross_entropy.rs"]
@@ -40,6 +46,8 @@ mod soft_cross_entropy;
 mod tokens;
 #[path = "kernels/values.rs"]
 mod values;
+#[path = "kernels/windows.rs"]
+mod windows;
 
 use case::Case;
 use host::Host;
@@ -122,6 +130,26 @@ fn attention_on_tensor_cores_is_the_cpus() {
 #[test]
 fn low_rank_adapters_are_the_cpus() {
     check(low_rank::cases());
+}
+
+#[test]
+fn batch_norm_is_the_cpus() {
+    check(batch_norm::cases());
+}
+
+#[test]
+fn convolutions_on_tensor_cores_are_the_cpus() {
+    check(convolution_tensor::cases());
+}
+
+#[test]
+fn pooling_is_the_cpus() {
+    check(pool::cases());
+}
+
+#[test]
+fn windows_are_what_convolutions_see() {
+    check(windows::cases());
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Convolutions of feature maps with square kernels, padded by half a kernel: forward, and both gradients.
 //!
-//! All three are products over maps as they lie (`gemm::sliding`, `gemm::correlation`); nothing is unfolded. Legend: o
-//! outputs, i inputs, k kernel side, s stride; weights are [o,i,k,k] as in files.
+//! On a CPU all are products over maps as they lie (`gemm::sliding`, `gemm::correlation`); weights are [o,i,k,k] as in files.
 
 mod classes;
 mod pointwise;
@@ -9,7 +8,7 @@ mod pointwise;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use classes::Class;
+pub(crate) use classes::Class;
 
 use super::gemm::{Correlation, Extent, MatRef, Old, PackedB, Raster, Sliding, Window};
 use super::maps::{Maps, MapsShape};
@@ -31,6 +30,12 @@ impl Kernel {
         self.side / 2
     }
 
+    /// Does a pixel of the result see one of the image, and each its own?
+    #[cfg(feature = "cuda")]
+    pub(super) fn is_pointwise(&self) -> bool {
+        (self.side, self.stride) == (1, 1)
+    }
+
     /// Lines (or pixels of a line) of the result for `n` of the image.
     pub fn outputs(&self, n: usize) -> usize {
         (n + 2 * self.padding()).saturating_sub(self.side) / self.stride + usize::from(n > 0)
@@ -39,6 +44,10 @@ impl Kernel {
 
 /// y = x * w, without a margin. The margin of x must be the padding at least.
 pub fn convolution(x: &Maps, w_oikk: &Tensor, kernel: Kernel) -> Result<Maps> {
+    #[cfg(feature = "cuda")]
+    if x.values().device().is_cuda() {
+        return super::cuda::convolution::convolution(x, w_oikk, kernel);
+    }
     let weights = Weights::new(w_oikk, kernel)?;
     let shape = weights.result(x.shape(), kernel)?;
     if kernel.side == 1 {
@@ -71,6 +80,10 @@ pub fn convolution(x: &Maps, w_oikk: &Tensor, kernel: Kernel) -> Result<Maps> {
 
 /// The gradient with respect to x of shape `like`, without a margin. The margin of dz must be the padding at least.
 pub fn convolution_backward(dz: &Maps, w_oikk: &Tensor, kernel: Kernel, like: MapsShape) -> Result<Maps> {
+    #[cfg(feature = "cuda")]
+    if dz.values().device().is_cuda() {
+        return super::cuda::convolution::backward(dz, w_oikk, kernel, like);
+    }
     let weights = Weights::new(w_oikk, kernel)?;
     if kernel.side == 1 {
         return pointwise::backward(dz, w_oikk, kernel.stride, like);
@@ -90,6 +103,10 @@ pub fn convolution_backward(dz: &Maps, w_oikk: &Tensor, kernel: Kernel, like: Ma
 
 /// The same, added to `dx` in place, which has no margin.
 pub fn convolution_backward_into(dx: &Maps, dz: &Maps, w_oikk: &Tensor, kernel: Kernel) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if dz.values().device().is_cuda() {
+        return super::cuda::convolution::backward_into(dx, dz, w_oikk, kernel);
+    }
     let weights = Weights::new(w_oikk, kernel)?;
     if dx.margin() != 0 {
         return Err(refused("gradients are added to maps without a margin".into()));
@@ -105,6 +122,10 @@ pub fn convolution_backward_into(dx: &Maps, dz: &Maps, w_oikk: &Tensor, kernel: 
 
 /// Adds the gradient with respect to the weights to gw[o,i,k,k].
 pub fn convolution_backward_weights(gw_oikk: &Tensor, dz: &Maps, x: &Maps, kernel: Kernel) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if dz.values().device().is_cuda() {
+        return super::cuda::convolution::backward_weights(gw_oikk, dz, x, kernel);
+    }
     let (o, i, k, _) = gw_oikk.dims4()?;
     let (shape, slack) = (dz.shape(), slack(x, kernel)?);
     let raster = x.raster();

@@ -3,6 +3,10 @@
 //! The CUDA side of the ops and the tests that run the kernels on the host take them from here, so what is tested is what
 //! runs. Nothing here asks a device: a result's bits depend on shapes only.
 
+mod channels;
+
+pub use channels::{ChannelRows, ConvolutionTiles, UNFOLDED_BYTES, pieces, pixels};
+
 /// Threads of most blocks.
 const BLOCK: usize = 256;
 const WARP: usize = 32;

@@ -11,7 +11,8 @@ use super::gemm::{Extent, Raster};
 use super::storage::{refused, tensor, unwritten, values};
 use crate::error::Result;
 
-/// [b, h+2m, w+2m, c], f32.
+/// [b, h+2m, w+2m, c], f32. On a GPU, where windows are unfolded, there is no margin whatever is asked for, and they are in the
+/// format that products take.
 #[derive(Clone, Debug)]
 pub struct Maps {
     values: Tensor,
@@ -85,6 +86,10 @@ impl Maps {
 
     /// From images with channels outermost, [b,c,h,w].
     pub fn from_bchw(x_bchw: &Tensor, margin: usize) -> Result<Maps> {
+        #[cfg(feature = "cuda")]
+        if x_bchw.device().is_cuda() {
+            return super::cuda::windows::channels_inside(x_bchw);
+        }
         let (b, c, h, w) = x_bchw.dims4()?;
         let x = values(x_bchw)?;
         let shape = MapsShape {

@@ -30,6 +30,7 @@ pub mod maps;
 pub mod matmul;
 pub mod meter;
 pub mod mixing;
+pub mod normalization;
 pub mod parts;
 pub mod patches;
 pub mod pixels;

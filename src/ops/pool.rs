@@ -11,8 +11,24 @@ use crate::error::Result;
 const SIDE: usize = 3;
 const STRIDE: usize = 2;
 
-/// Which of a window's nine places was the largest: a value of the result each.
-pub struct Places(Vec<u8>);
+/// Which of a window's nine places was the largest: a value of the result each, on the result's device.
+pub struct Places(Where);
+
+enum Where {
+    Here(Vec<u8>),
+    #[cfg(feature = "cuda")]
+    There(Tensor),
+}
+
+impl Places {
+    fn count(&self) -> usize {
+        match &self.0 {
+            Where::Here(places) => places.len(),
+            #[cfg(feature = "cuda")]
+            Where::There(places) => places.elem_count(),
+        }
+    }
+}
 
 /// The largest of each window, and where it was. As in torch, the first of equal ones wins, and what is no number stays.
 pub fn max_pool(x: &Maps, margin: usize) -> Result<(Maps, Places)> {
@@ -23,6 +39,11 @@ pub fn max_pool(x: &Maps, margin: usize) -> Result<(Maps, Places)> {
         pixels: from.pixels.div_ceil(STRIDE),
         ..from
     };
+    #[cfg(feature = "cuda")]
+    if x.values().device().is_cuda() {
+        let (y, places) = super::cuda::pool::max_pool(x, to)?;
+        return Ok((y, Places(Where::There(places))));
+    }
     let values = values(x.values())?;
     let mut places = vec![0u8; to.all_pixels() * channels];
     let width = (to.pixels * channels).max(1);
@@ -59,44 +80,29 @@ pub fn max_pool(x: &Maps, margin: usize) -> Result<(Maps, Places)> {
         }
     })?;
     drop(lines);
-    Ok((pooled, Places(places)))
+    Ok((pooled, Places(Where::Here(places))))
 }
 
 /// The gradient with respect to x of shape `like`: every result's goes to where its value came from.
 pub fn max_pool_backward(dy: &Maps, places: &Places, like: MapsShape) -> Result<Maps> {
     let shape = dy.shape();
     let channels = shape.channels;
-    if places.0.len() != shape.all_pixels() * channels {
-        return Err(refused(format!("{} places for {shape:?}", places.0.len())));
+    if places.count() != shape.all_pixels() * channels {
+        return Err(refused(format!("{} places for {shape:?}", places.count())));
     }
-    let gradients = values(dy.values())?;
-    Maps::written(like, 0, |line, dx| {
-        let (image, y) = (line / like.lines, line % like.lines);
-        for (pixel, dx) in dx.chunks_exact_mut(channels).enumerate() {
-            vectorized(
-                #[inline(always)]
-                || {
-                    dx.fill(0.0);
-                    for (down, line_place) in reaching(y, shape.lines) {
-                        let line = image * shape.lines + down;
-                        let dy_line = &gradients[dy.line(line)];
-                        for (across, place) in reaching(pixel, shape.pixels) {
-                            let wanted = (line_place * SIDE + place) as u8;
-                            let dy = &dy_line[across * channels..][..channels];
-                            let places = &places.0[(line * shape.pixels + across) * channels..][..channels];
-                            for (dx, (dy, place)) in dx.iter_mut().zip(dy.iter().zip(places)) {
-                                *dx += if *place == wanted { *dy } else { 0.0 };
-                            }
-                        }
-                    }
-                },
-            )
-        }
-    })
+    match &places.0 {
+        Where::Here(places) => backward_here(dy, places, like),
+        #[cfg(feature = "cuda")]
+        Where::There(places) => super::cuda::pool::max_pool_backward(dy, places, like),
+    }
 }
 
 /// The mean over the pixels of each image and channel, [b,c].
 pub fn mean_pool(x: &Maps) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x.values().device().is_cuda() {
+        return super::cuda::pool::mean_pool(x);
+    }
     let shape = x.shape();
     let channels = shape.channels;
     let values = values(x.values())?;
@@ -119,6 +125,10 @@ pub fn mean_pool(x: &Maps) -> Result<Tensor> {
 
 /// The gradient with respect to x of shape `like`.
 pub fn mean_pool_backward(dy_bc: &Tensor, like: MapsShape) -> Result<Maps> {
+    #[cfg(feature = "cuda")]
+    if dy_bc.device().is_cuda() {
+        return super::cuda::pool::mean_pool_backward(dy_bc, like);
+    }
     let dy = values(dy_bc)?;
     let channels = like.channels;
     let share = 1.0 / (like.lines * like.pixels) as f32;
@@ -126,6 +136,35 @@ pub fn mean_pool_backward(dy_bc: &Tensor, like: MapsShape) -> Result<Maps> {
         let dy = &dy[line / like.lines * channels..][..channels];
         for dx in dx.chunks_exact_mut(channels) {
             dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx = dy * share);
+        }
+    })
+}
+
+fn backward_here(dy: &Maps, places: &[u8], like: MapsShape) -> Result<Maps> {
+    let shape = dy.shape();
+    let channels = shape.channels;
+    let gradients = values(dy.values())?;
+    Maps::written(like, 0, |line, dx| {
+        let (image, y) = (line / like.lines, line % like.lines);
+        for (pixel, dx) in dx.chunks_exact_mut(channels).enumerate() {
+            vectorized(
+                #[inline(always)]
+                || {
+                    dx.fill(0.0);
+                    for (down, line_place) in reaching(y, shape.lines) {
+                        let line = image * shape.lines + down;
+                        let dy_line = &gradients[dy.line(line)];
+                        for (across, place) in reaching(pixel, shape.pixels) {
+                            let wanted = (line_place * SIDE + place) as u8;
+                            let dy = &dy_line[across * channels..][..channels];
+                            let places = &places[(line * shape.pixels + across) * channels..][..channels];
+                            for (dx, (dy, place)) in dx.iter_mut().zip(dy.iter().zip(places)) {
+                                *dx += if *place == wanted { *dy } else { 0.0 };
+                            }
+                        }
+                    }
+                },
+            )
         }
     })
 }

@@ -20,7 +20,7 @@ use super::{FORMATS, close, random, rounded, there};
 
 /// Runs `op` on CPU and GPU with operands of these shapes, the first `floats` of which are f32 in any case, and compares what it
 /// returns.
-fn same(what: &str, shapes: &[&[usize]], is_f32: &[usize], op: impl Fn(&[Tensor]) -> Vec<Tensor>) {
+pub fn same(what: &str, shapes: &[&[usize]], is_f32: &[usize], op: impl Fn(&[Tensor]) -> Vec<Tensor>) {
     for (dtype, tolerance) in FORMATS {
         let format = |i: usize| if is_f32.contains(&i) { DType::F32 } else { dtype };
         let operands = || {

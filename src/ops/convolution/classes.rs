@@ -3,7 +3,7 @@
 use super::Kernel;
 
 /// Lines (or places in a line) first, first + s, … of an image, which the same places of kernels reach.
-pub(super) struct Class {
+pub(crate) struct Class {
     pub first: usize,
     pub count: usize,
     /// Of the kernel, ascending.

@@ -81,8 +81,12 @@ pub fn product_into(c_mn: &Tensor, write: Write, alpha: f32, a_mk: Factor, b_kn:
         Ok(matrix(&operand(tensor)?, form))
     };
     let c = matrix(&operand(c_mn)?, Form::of(c_mn)?);
+    let a = factor(a_mk)?;
+    if a.columns == 0 && write == Write::Add {
+        return Ok(()); // of no rows nothing is added
+    }
     let product = Product {
-        a: factor(a_mk)?,
+        a,
         b: factor(b_kn)?,
         c,
         d: c,

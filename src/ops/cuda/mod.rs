@@ -7,6 +7,8 @@
 pub mod attention;
 mod attention_gradients;
 pub mod average;
+pub mod batch_norm;
+pub mod convolution;
 pub mod cublaslt;
 pub mod driver;
 pub mod dropout;
@@ -19,10 +21,12 @@ pub mod low_rank;
 pub mod matmul;
 pub mod memory;
 pub mod mixing;
+pub mod pool;
 pub mod soft_cross_entropy;
 pub mod step;
 pub mod step_state;
 pub mod tokens;
+pub mod windows;
 
 pub use gpu::Gpu;
 pub use memory::{Operand, Output};
