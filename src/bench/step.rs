@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 
 use super::parts::{self, Phase};
 use super::spread::Spread;
@@ -13,6 +13,7 @@ use super::{Figure, Report};
 use crate::data::Preprocessor;
 use crate::error::Result;
 use crate::model::{DropoutNames, Model, Training};
+use crate::ops::cast::sent;
 use crate::ops::ceilings::Ceilings;
 use crate::ops::cross_entropy::{CrossEntropy, cross_entropy};
 use crate::ops::device::Placement;
@@ -155,7 +156,12 @@ impl Steps {
         Ok(Steps {
             optimizer,
             model,
-            pixels: Tensor::randn(0f32, 1f32, shape, &what.placement.device)?,
+            // Drawn here: candle's generator of a GPU is a library that nothing else needs.
+            pixels: sent(
+                &Tensor::randn(0f32, 1f32, shape, &Device::Cpu)?,
+                &what.placement.device,
+                DType::F32,
+            )?,
             labels: (0..what.batch).map(|i| (i * 37 % what.classes) as u32).collect(),
             samples: (0..what.batch as u64).collect(),
             losses: Vec::new(),
