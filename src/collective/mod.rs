@@ -46,7 +46,7 @@ pub trait Collective: Send + Sync {
     fn local(&self) -> LocalRank;
     /// Replaces `values` on every rank by the element-wise sum over the ranks.
     fn sum_f32(&self, values: &mut [f32]) -> Result<()>;
-    /// The same for a contiguous f32 tensor, wherever it lies. On a GPU it is asked for, behind all work that was asked for
+    /// The same for a contiguous f32 tensor (on a GPU also f64), wherever it lies. On a GPU it is asked for, behind all work that was asked for
     /// before and ahead of what follows.
     fn sum_tensor(&self, values: &Tensor) -> Result<()> {
         storage::update(values, |values| self.sum_f32(values))?

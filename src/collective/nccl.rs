@@ -108,12 +108,11 @@ impl Nccl {
 
     fn begin_on_gpu(&self, values: &Tensor) -> Result<()> {
         let place = memory::contiguous(values)?;
-        if place.dtype != DType::F32 {
-            return Err(refused(
-                "the sum over ranks",
-                &format!("f32 is needed, not {:?}", place.dtype),
-            ));
-        }
+        let numbers = match place.dtype {
+            DType::F32 => sys::ncclDataType_t::ncclFloat32,
+            DType::F64 => sys::ncclDataType_t::ncclFloat64,
+            other => return Err(refused("the sum over ranks", &format!("of {other:?}"))),
+        };
         let count = values.elem_count();
         let communicator = self.communicator()?;
         // SAFETY: streams and events are alive; they order the sum behind all work that was asked for before it.
@@ -123,13 +122,13 @@ impl Nccl {
                 .and_then(|()| cuda::cuStreamWaitEvent(self.stream, self.before, 0).result())
         }
         .map_err(|error| refused("ordering streams", &explain(error)))?;
-        // SAFETY: the operand holds `count` f32, read and written in place; what is freed in the device's stream is freed behind the sum.
+        // SAFETY: the operand holds `count` such numbers, read and written in place; what is freed in the device's stream is freed behind the sum.
         let code = unsafe {
             sys::ncclAllReduce(
                 place.address() as *const _,
                 place.address() as *mut _,
                 count,
-                sys::ncclDataType_t::ncclFloat32,
+                numbers,
                 sys::ncclRedOp_t::ncclSum,
                 communicator,
                 self.stream as sys::cudaStream_t,

@@ -171,7 +171,7 @@ impl Model {
     ) -> Result<()> {
         match self {
             Model::Vit(vit) => vit.backward_telling(dlogits_bc, is_final_from),
-            Model::ResNet(resnet) => resnet.backward(dlogits_bc),
+            Model::ResNet(resnet) => resnet.backward_telling(dlogits_bc, is_final_from),
         }
     }
 

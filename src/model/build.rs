@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::anatomy::{Anatomy, Part};
 use super::config::{QkvBias, VitConfig};
 use super::fit::{Expected, fit};
 use super::names::{self, Matrix};
 use super::report::LoadReport;
+use super::role::Role;
 use super::weights::Checkpoint;
 use super::{LoraConfig, Training};
 use crate::error::Result;
@@ -29,24 +30,6 @@ pub(super) enum Source {
     File(Checkpoint),
     /// normal(0, 0.02), biases 0, layer norms 1.
     Random,
-}
-
-/// How a layer uses a weight.
-#[derive(Clone, Copy)]
-enum Role {
-    /// In matrix products, in the compute format.
-    Multiplied,
-    /// Value by value, in f32.
-    Added,
-}
-
-impl Role {
-    fn format(self, placement: &Placement) -> DType {
-        match self {
-            Role::Multiplied => placement.compute,
-            Role::Added => DType::F32,
-        }
-    }
 }
 
 /// The layers, the flat buffers below the trained ones, and every tensor of the model under its file name.

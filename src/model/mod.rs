@@ -15,6 +15,7 @@ mod anatomy;
 mod build;
 mod fields;
 mod fit;
+mod role;
 
 pub use crate::ops::dropout::DropoutNames;
 pub use architecture::Model;

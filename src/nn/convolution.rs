@@ -2,13 +2,14 @@
 
 use candle_core::Tensor;
 
-use super::batch_norm::{BatchNorm, Normalization, Together, Upstream};
+use super::batch_norm::{BatchNorm, Together, Upstream};
 use super::{Weight, residual_layer::Wanted};
 use crate::error::Result;
-use crate::ops::batch_norm::{Beside, Passes, Then, normalized};
+use crate::ops::batch_norm::Then;
 use crate::ops::convolution::{self, Kernel};
 use crate::ops::maps::{Maps, MapsShape};
 use crate::ops::meter::{Part, UnderWay, part};
+use crate::ops::normalization::{Beside, Normalization, Passes, normalized};
 use crate::ops::pool::{self, Places};
 
 #[derive(Clone)]
@@ -33,8 +34,8 @@ impl ConvolutionKept {
     }
 
     /// The gradient of its normalised and rectified values.
-    pub fn rectified<'a>(&'a self, g: &'a Maps) -> Result<Upstream<'a>> {
-        Upstream::new(g, Passes::Positive(&self.norm.affine), &self.z, &self.norm)
+    pub fn rectified<'a>(&self, g: &'a Maps) -> Result<Upstream<'a>> {
+        Upstream::new(g, Passes::Positive, &self.z, &self.norm)
     }
 }
 
@@ -117,7 +118,7 @@ impl Stem {
         let _norm = part(Part::BatchNorm);
         let x = Maps::from_bchw(x_bchw, self.convolution.kernel.padding())?;
         let kept = self.convolution.forward(&x, together)?;
-        let a = normalized(&kept.z, &kept.norm.affine, Beside::Nothing, Then::Rectified, 0)?;
+        let a = normalized(&kept.z, &kept.norm, Beside::Nothing, Then::Rectified, 0)?;
         let pooled = a.shape();
         let (y, places) = {
             let _pooling = part(Part::Pooling);

@@ -6,9 +6,10 @@
 use super::batch_norm::{Together, Upstream};
 use super::convolution::{Convolution, ConvolutionKept};
 use crate::error::Result;
-use crate::ops::batch_norm::{Beside, Then, normalized, rectified_gradient_sums};
+use crate::ops::batch_norm::Then;
 use crate::ops::maps::Maps;
 use crate::ops::meter::{Part, part};
+use crate::ops::normalization::{Beside, normalized, rectified_gradient_sums};
 
 /// Which gradients a backward pass shall find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ impl ResidualLayer {
                 None => x.clone(),
                 Some((_, kept)) => {
                     let margin = convolution.kernel.padding();
-                    normalized(&kept.z, &kept.norm.affine, Beside::Nothing, Then::Rectified, margin)?
+                    normalized(&kept.z, &kept.norm, Beside::Nothing, Then::Rectified, margin)?
                 }
             };
             let kept = convolution.forward(&input, together)?;
@@ -64,11 +65,11 @@ impl ResidualLayer {
             None => None,
         };
         let beside = match &shortcut {
-            Some(kept) => Beside::Normalized(&kept.z, &kept.norm.affine),
+            Some(kept) => Beside::Normalized(&kept.z, &kept.norm),
             None => Beside::Maps(x),
         };
         let (_, last) = main.last().expect("a layer has convolutions");
-        let y = normalized(&last.z, &last.norm.affine, beside, Then::Rectified, self.margin)?;
+        let y = normalized(&last.z, &last.norm, beside, Then::Rectified, self.margin)?;
         let kept = ResidualKept {
             main,
             shortcut,
@@ -110,7 +111,7 @@ impl ResidualLayer {
         let _norms = part(Part::BatchNorm);
         let x = kept.main[0].0.clone();
         let (_, last) = kept.main.last().expect("a layer has convolutions");
-        let mut of_last = Some(rectified_gradient_sums(&dy, &kept.y, &last.z, &last.norm.moments)?);
+        let mut of_last = Some(rectified_gradient_sums(&dy, &kept.y, &last.z, &last.norm)?);
         let dx = match (&self.shortcut, kept.shortcut.take()) {
             (Some(shortcut), Some(kept)) => {
                 let upstream = kept.upstream(&dy)?;

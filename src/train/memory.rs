@@ -5,6 +5,7 @@
 use super::Run;
 use crate::data::Preprocessor;
 use crate::model::{Model, ResNetConfig, VitConfig};
+use crate::ops::launch::UNFOLDED_BYTES;
 use crate::recipe::{Method, Precision, Recipe};
 
 const F32: usize = 4;
@@ -54,7 +55,11 @@ fn on_gpu(run: &Run, model: &Model, preprocessor: &Preprocessor) -> usize {
     let evaluating = recipe.per_device_eval_batch_size.min(run.eval_samples) * of_pass;
     // Samples in use, ready and in the making, and pictures that were just copied.
     let inputs = recipe.per_device_train_batch_size * pixels(preprocessor) * (3 * compute + 4);
-    WORKSPACE + weights + inputs + compute * training.max(evaluating)
+    let unfolded = match model {
+        Model::Vit(_) => 0,
+        Model::ResNet(_) => UNFOLDED_BYTES,
+    };
+    WORKSPACE + unfolded + weights + inputs + compute * training.max(evaluating)
 }
 
 /// Of one image.

@@ -15,11 +15,14 @@ mod commands;
 mod feed;
 #[path = "../common/job.rs"]
 mod job;
+mod maps;
 mod models;
 mod ops;
 mod place;
 #[path = "../common/playground.rs"]
 mod playground;
+mod residual_runs;
+mod resnets;
 mod runs;
 mod trouble;
 

@@ -19,7 +19,7 @@ const RUN: [&str; 7] = [
 ];
 
 /// A run on `world` ranks (0: without mpirun) with a GPU each.
-fn run(place: &Playground, world: usize, name: &str, more: &[&str]) -> Outcome {
+pub fn run(place: &Playground, world: usize, name: &str, more: &[&str]) -> Outcome {
     let output = place
         .command(world, name, &[&RUN[..], more].concat())
         .envs(place::environment().iter().map(|(name, value)| (*name, value)))
@@ -34,7 +34,7 @@ fn run(place: &Playground, world: usize, name: &str, more: &[&str]) -> Outcome {
     }
 }
 
-fn close(what: &str, ours: &[f64], expected: &[f64], tolerance: f64) {
+pub fn close(what: &str, ours: &[f64], expected: &[f64], tolerance: f64) {
     assert_eq!(ours.len(), expected.len(), "{what}");
     assert!(!ours.is_empty(), "{what}");
     for (step, (a, b)) in ours.iter().zip(expected).enumerate() {
@@ -288,7 +288,7 @@ fn a_loss_that_is_no_number_is_named_with_its_step() {
 }
 
 /// How often the host waited for all work and for single events, and launches, in a run of so many steps.
-fn counted(place: &Playground, world: usize, steps: usize, more: &[&str]) -> Vec<i64> {
+pub fn counted(place: &Playground, world: usize, steps: usize, more: &[&str]) -> Vec<i64> {
     let name = format!("counted {world} {steps}");
     let counts = place.path(&format!("{name}.counts"));
     let steps = format!("max-steps={steps}");
@@ -364,7 +364,7 @@ fn streams_that_take_their_time_train_the_same() {
 }
 
 /// A run with a setting of the stand-in.
-fn run_with(place: &Playground, name: &str, more: &[&str], setting: (&str, &str)) -> Outcome {
+pub fn run_with(place: &Playground, name: &str, more: &[&str], setting: (&str, &str)) -> Outcome {
     let mut command = place.command(0, name, &[&RUN[..], more].concat());
     command.envs(place::environment().iter().map(|(name, value)| (*name, value)));
     let ended = Ended::of(command.env(setting.0, setting.1).output().expect("the program starts"));

@@ -111,19 +111,25 @@ API int ncclCommInitRankConfig(Communicator **communicator, int ranks, Id id, in
     });
 }
 API int ncclCommGetAsyncError(Communicator *c, int *state) { return *state = c->state, OK; }
-API int ncclAllReduce(const float *from, float *to, size_t count, int type, int operation, Communicator *c, void *stream) {
-    catch_up(stream);
-    if (type != 7 || operation != 0 || from != to || count > MOST_VALUES) return INVALID_ARGUMENT; // f32, sum
+template <typename T> int sum(T *values, size_t count, Communicator *c) {
+    if (count * sizeof(T) > MOST_VALUES * sizeof(float)) return INVALID_ARGUMENT;
     return c->start([=] {
-        memcpy(c->values + size_t(c->rank) * MOST_VALUES, from, count * sizeof(float));
+        auto of_rank = [=](int rank) { return reinterpret_cast<T *>(c->values + size_t(rank) * MOST_VALUES); };
+        memcpy(of_rank(c->rank), values, count * sizeof(T));
         if (!c->barrier()) return;
         for (size_t i = 0; i < count; i++) {
-            float sum = 0;
-            for (int rank = 0; rank < c->ranks; rank++) sum += c->values[size_t(rank) * MOST_VALUES + i];
-            to[i] = sum;
+            T sum = 0;
+            for (int rank = 0; rank < c->ranks; rank++) sum += of_rank(rank)[i];
+            values[i] = sum;
         }
         c->barrier();
     });
+}
+API int ncclAllReduce(const void *from, void *to, size_t count, int type, int operation, Communicator *c, void *stream) {
+    catch_up(stream);
+    if (operation != 0 || from != to) return INVALID_ARGUMENT; // sum
+    if (type == 7) return sum(static_cast<float *>(to), count, c);
+    return type == 8 ? sum(static_cast<double *>(to), count, c) : int(INVALID_ARGUMENT);
 }
 API int ncclCommFinalize(Communicator *c) { return c->start([c] { c->barrier(); }); }
 API int ncclCommDestroy(Communicator *c) {

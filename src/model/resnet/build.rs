@@ -2,20 +2,23 @@
 
 use std::collections::HashMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::config::{ConvolutionShape, LayerShape, ResNetConfig};
-use super::parts::{anatomy, check_frozen, part};
+use super::parts::check_frozen;
+use super::specs::{First, Spec, convolutions, layout, specs};
 use super::statistics::Statistics;
 use crate::error::Result;
 use crate::model::Training;
 use crate::model::fit::{Expected, fit};
 use crate::model::report::LoadReport;
+use crate::model::role::Role;
 use crate::model::weights::Checkpoint;
 use crate::nn::{BatchNorm, Convolution, Linear, ResidualLayer, Stem, Weight};
+use crate::ops::cast::sent;
+use crate::ops::device::Placement;
 use crate::ops::storage::{tensor, update};
-use crate::optim::Decay;
-use crate::optim::parameters::{Layout, Parameters};
+use crate::optim::parameters::Parameters;
 use crate::rng::{Purpose, Stream};
 
 /// nn.BatchNorm2d's defaults, which no config changes.
@@ -40,28 +43,39 @@ pub(super) fn counts(config: &ResNetConfig, training: &Training) -> (usize, usiz
     (layout(config, &specs, training).count(), all)
 }
 
+/// Where each layer's parameters begin in the flat buffers.
+pub(super) fn starts(config: &ResNetConfig, parameters: &Parameters) -> Vec<usize> {
+    let layers = config.layers();
+    parameters.starts(layers.len(), |at| {
+        let first = &layers[at].main[0].name;
+        first.strip_suffix("layer.0").unwrap_or(first).to_owned()
+    })
+}
+
 /// From a file, or, without one, from random values.
 pub(super) fn assemble(
     config: &ResNetConfig,
     training: &Training,
     file: Option<Checkpoint>,
     seed: u64,
+    placement: &Placement,
 ) -> Result<Parts> {
     if let Training::AllBut(frozen) = training {
         check_frozen(config, frozen)?;
     }
     let specs = specs(config);
     let norms = convolutions(config).map(|shape| (format!("{}.normalization", shape.name), shape.outputs));
-    let mut statistics = Statistics::new(norms.collect())?;
+    let mut statistics = Statistics::new(norms.collect(), &placement.device)?;
     let report = match &file {
         Some(file) => load_statistics(file, &mut statistics, &specs)?,
         None => LoadReport::default(),
     };
     let mut builder = Builder {
-        parameters: Parameters::new(layout(config, &specs, training), &Device::Cpu)?,
+        parameters: Parameters::new(layout(config, &specs, training), placement.clone())?,
         places: specs.into_iter().map(|spec| (spec.name.clone(), spec)).collect(),
         file,
         seed,
+        placement,
         statistics,
         norms: 0,
         named: Vec::new(),
@@ -88,8 +102,8 @@ pub(super) fn assemble(
         });
     }
     let classifier = Linear {
-        weight: builder.weight("classifier.1.weight")?,
-        bias: Some(builder.weight("classifier.1.bias")?),
+        weight: builder.weight("classifier.1.weight", Role::Multiplied)?,
+        bias: Some(builder.weight("classifier.1.bias", Role::Multiplied)?),
     };
     Ok(Parts {
         stem,
@@ -100,108 +114,6 @@ pub(super) fn assemble(
         named: builder.named,
         report: builder.report,
     })
-}
-
-/// Every convolution, in the order in which they are built.
-fn convolutions(config: &ResNetConfig) -> impl Iterator<Item = ConvolutionShape> {
-    let layers = config.layers().into_iter();
-    let of_layers = layers.flat_map(|layer| layer.main.into_iter().chain(layer.shortcut));
-    std::iter::once(config.stem()).chain(of_layers)
-}
-
-/// A tensor of the model as files have it.
-struct Spec {
-    name: String,
-    shape: Vec<usize>,
-    /// Its place in the model: names its random numbers.
-    place: u32,
-    first: First,
-}
-
-/// A tensor's first values, if no file has them.
-#[derive(Clone, Copy)]
-enum First {
-    Constant(f32),
-    /// kaiming_normal of what goes out, for ReLU.
-    Normal {
-        deviation: f64,
-    },
-    /// kaiming_uniform with a = √5, and the bias beside it.
-    Uniform {
-        bound: f64,
-    },
-}
-
-impl Spec {
-    fn count(&self) -> usize {
-        self.shape.iter().product()
-    }
-}
-
-fn specs(config: &ResNetConfig) -> Vec<Spec> {
-    let mut all = Vec::new();
-    let mut push = |name: String, shape: Vec<usize>, first: First| {
-        let place = all.len() as u32;
-        all.push(Spec {
-            name,
-            shape,
-            place,
-            first,
-        });
-    };
-    for shape in convolutions(config) {
-        let ConvolutionShape {
-            name,
-            inputs,
-            outputs,
-            kernel,
-        } = shape;
-        let fan_out = outputs * kernel.side * kernel.side;
-        let deviation = (2.0 / fan_out as f64).sqrt();
-        let dims = vec![outputs, inputs, kernel.side, kernel.side];
-        push(format!("{name}.convolution.weight"), dims, First::Normal { deviation });
-        push(
-            format!("{name}.normalization.weight"),
-            vec![outputs],
-            First::Constant(1.0),
-        );
-        push(
-            format!("{name}.normalization.bias"),
-            vec![outputs],
-            First::Constant(0.0),
-        );
-    }
-    let (classes, features) = (config.classes.len(), config.features());
-    let bound = 1.0 / (features as f64).sqrt();
-    push(
-        "classifier.1.weight".into(),
-        vec![classes, features],
-        First::Uniform { bound },
-    );
-    push("classifier.1.bias".into(), vec![classes], First::Uniform { bound });
-    all
-}
-
-/// What is trained, in order. Biases are spared of decay; the weights of normalisations are not, since Trainer looks for
-/// another name.
-fn layout(config: &ResNetConfig, specs: &[Spec], training: &Training) -> Layout {
-    let mut layout = Layout::default();
-    let anatomy = anatomy(config);
-    for spec in specs {
-        let is_trained = match (training, part(&spec.name)) {
-            (Training::Full, _) | (_, None) => true,
-            (Training::AllBut(frozen), Some(part)) => !anatomy.is_frozen(part, frozen),
-            _ => false,
-        };
-        if is_trained {
-            let decay = match spec.name.ends_with(".bias") {
-                true => Decay::Spared,
-                false => Decay::Decayed,
-            };
-            layout.push(&spec.name, &spec.shape, decay);
-        }
-    }
-    layout
 }
 
 /// Reads the statistics, and holds the whole file against the model.
@@ -233,9 +145,10 @@ fn load_statistics(file: &Checkpoint, statistics: &mut Statistics, specs: &[Spec
     Ok(report)
 }
 
-struct Builder {
+struct Builder<'a> {
     file: Option<Checkpoint>,
     seed: u64,
+    placement: &'a Placement,
     places: HashMap<String, Spec>,
     parameters: Parameters,
     statistics: Statistics,
@@ -245,17 +158,17 @@ struct Builder {
     report: LoadReport,
 }
 
-impl Builder {
+impl Builder<'_> {
     fn convolution(&mut self, shape: &ConvolutionShape) -> Result<Convolution> {
         let name = &shape.name;
         let [running_mean, running_variance] = self.statistics.pair(self.norms)?;
         self.norms += 1;
         Ok(Convolution {
-            weight: self.weight(&format!("{name}.convolution.weight"))?,
+            weight: self.weight(&format!("{name}.convolution.weight"), Role::Multiplied)?,
             kernel: shape.kernel,
             norm: BatchNorm {
-                weight: self.weight(&format!("{name}.normalization.weight"))?,
-                bias: self.weight(&format!("{name}.normalization.bias"))?,
+                weight: self.weight(&format!("{name}.normalization.weight"), Role::Added)?,
+                bias: self.weight(&format!("{name}.normalization.bias"), Role::Added)?,
                 running_mean,
                 running_variance,
                 eps: EPS,
@@ -264,24 +177,33 @@ impl Builder {
         })
     }
 
-    fn weight(&mut self, name: &str) -> Result<Weight> {
+    fn weight(&mut self, name: &str, role: Role) -> Result<Weight> {
         let spec = &self.places[name];
-        let weight = match self.parameters.position(name) {
-            Some(at) => Weight {
-                value: self.parameters.value(at)?,
-                gradient: Some(self.parameters.gradient(at)?),
-            },
-            None => Weight::frozen(tensor(vec![0.0; spec.count()], spec.shape.as_slice())?),
+        let trained = self.parameters.position(name);
+        // A frozen weight is filled here and then sent to where it is used.
+        let named = match trained {
+            Some(at) => self.parameters.value(at)?,
+            None => tensor(vec![0.0; spec.count()], spec.shape.as_slice())?,
         };
-        update(&weight.value, |to| match &self.file {
+        update(&named, |to| match &self.file {
             Some(file) if !self.report.new.iter().any(|new| new == name) => file.read_into(name, to),
             _ => {
                 self.initialize(spec, to);
                 Ok(())
             }
         })??;
-        self.named.push((name.to_owned(), weight.value.clone()));
-        Ok(weight)
+        let value = match (trained, role) {
+            (Some(at), Role::Multiplied) => {
+                let start = self.parameters.entries[at].start;
+                let flat = self.parameters.multiplied(start, spec.count())?;
+                flat.reshape(spec.shape.as_slice())?
+            }
+            (Some(_), Role::Added) => named.clone(),
+            (None, role) => sent(&named, &self.placement.device, role.format(self.placement))?,
+        };
+        let gradient = trained.map(|at| self.parameters.gradient(at)).transpose()?;
+        self.named.push((name.to_owned(), named));
+        Ok(Weight { value, gradient })
     }
 
     fn initialize(&self, spec: &Spec, to: &mut [f32]) {

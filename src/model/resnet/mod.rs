@@ -5,24 +5,23 @@
 
 mod build;
 mod config;
+mod files;
 mod parts;
+mod specs;
 mod statistics;
 
-use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 pub use config::{ConvolutionShape, LayerType, PlacedConvolution, ResNetConfig, Strided};
-use parts::in_file;
 pub use statistics::Statistics;
 
-use super::weights::{self, Checkpoint};
-use super::{LoadReport, Training};
+use super::Training;
 use crate::collective::Collective;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::nn::{Linear, ResidualKept, ResidualLayer, Stem, StemKept, Together, Wanted};
-use crate::ops::device::Placement;
+use crate::ops::cast::cast;
 use crate::ops::maps::{Maps, MapsShape};
 use crate::ops::meter::{Part, part};
 use crate::ops::pool;
@@ -32,11 +31,14 @@ use crate::optim::Parameters;
 pub struct ResNet {
     config: ResNetConfig,
     training: Training,
+    /// What maps are made of.
+    compute: DType,
     parameters: Parameters,
     statistics: Statistics,
     together: Together,
     stem: Stem,
     layers: Vec<ResidualLayer>,
+    starts: Vec<usize>, // of each layer's parameters in the flat buffers
     classifier: Linear,
     /// Every tensor but the statistics under its file name; views of the layers' weights.
     named: Vec<(String, Tensor)>,
@@ -54,33 +56,6 @@ struct Kept {
 }
 
 impl ResNet {
-    /// Loads a checkpoint directory (`config.json` and safetensors) for these classes.
-    ///
-    /// A classifier of another size, or none, is replaced by a new one, drawn as torch draws a dense layer, from `seed`.
-    /// Errors: not a ResNet, tensors missing or of the wrong shape, no safetensors; adapters are asked for; a GPU.
-    pub fn load(
-        dir: &Path,
-        classes: &[String],
-        training: &Training,
-        seed: u64,
-        placement: impl Into<Placement>,
-    ) -> Result<(ResNet, LoadReport)> {
-        let mut config = ResNetConfig::read(dir)?;
-        config.classes = classes.to_vec();
-        let file = Checkpoint::open(dir, "model", in_file)?;
-        ResNet::assemble(config, training, Some(file), seed, placement.into())
-    }
-
-    /// A model with random weights, distributed as in transformers, for `config.classes`.
-    pub fn random(
-        config: ResNetConfig,
-        training: &Training,
-        seed: u64,
-        placement: impl Into<Placement>,
-    ) -> Result<ResNet> {
-        Ok(ResNet::assemble(config, training, None, seed, placement.into())?.0)
-    }
-
     pub fn config(&self) -> &ResNetConfig {
         &self.config
     }
@@ -130,12 +105,13 @@ impl ResNet {
         if self.images(pixels_bchw)? == 0 && !self.needs_all_ranks() {
             return self.no_logits();
         }
+        let pixels_bchw = self.taken(pixels_bchw)?;
         let (mut x, stem) = match self.stem.is_trained() {
             true => {
-                let (x, kept) = self.stem.forward(pixels_bchw, &self.together)?;
+                let (x, kept) = self.stem.forward(&pixels_bchw, &self.together)?;
                 (x, Some(kept))
             }
-            false => (self.stem.infer(pixels_bchw)?, None),
+            false => (self.stem.infer(&pixels_bchw)?, None),
         };
         let (frozen, trained) = self.layers.split_at(self.lowest());
         for layer in frozen {
@@ -167,6 +143,15 @@ impl ResNet {
 
     /// Adds the gradients of one [`ResNet::forward`], given the loss's gradient with respect to its logits [b,classes].
     pub fn backward(&mut self, dlogits_bc: &Tensor) -> Result<()> {
+        self.backward_telling(dlogits_bc, &mut |_| Ok(()))
+    }
+
+    /// The same; `is_final_from` is told from which place on the flat gradients will not change any more.
+    pub fn backward_telling(
+        &mut self,
+        dlogits_bc: &Tensor,
+        is_final_from: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<()> {
         if dlogits_bc.dims()[0] == 0 && !self.needs_all_ranks() {
             return Ok(());
         }
@@ -189,7 +174,9 @@ impl ResNet {
                 true => Wanted::WeightsAlone,
                 false => Wanted::Input,
             };
-            match layer.backward(dx, kept, &self.together, wanted)? {
+            let next = layer.backward(dx, kept, &self.together, wanted)?;
+            is_final_from(self.starts[i])?;
+            match next {
                 Some(next) => dx = next,
                 None => return Ok(()),
             }
@@ -205,60 +192,8 @@ impl ResNet {
         if self.images(pixels_bchw)? == 0 {
             return self.no_logits();
         }
-        self.classifier.forward(&pool::mean_pool(&self.body(pixels_bchw)?)?)
-    }
-
-    /// Writes `config.json` and `model.safetensors` with the statistics into `dir`, which exists.
-    pub fn save_full(&self, dir: &Path) -> Result<()> {
-        let path = dir.join("config.json");
-        let json = serde_json::to_string_pretty(&self.config.to_json()).expect("JSON out of JSON");
-        std::fs::write(&path, json + "\n").at("write", &path)?;
-        let mut all = self.named.clone();
-        all.extend(self.statistics.named()?);
-        weights::write(&dir.join("model.safetensors"), &all)
-    }
-
-    fn assemble(
-        config: ResNetConfig,
-        training: &Training,
-        file: Option<Checkpoint>,
-        seed: u64,
-        placement: Placement,
-    ) -> Result<(ResNet, LoadReport)> {
-        if matches!(training, Training::Lora(_)) {
-            let what = "adapters are for the projections of a transformer, and a ResNet has none";
-            return Err(Error::model(
-                &config.path,
-                what,
-                "choose --method full or --method head",
-            ));
-        }
-        if !placement.device.is_cpu() {
-            let what = "ResNets are computed on the CPU only";
-            return Err(Error::model(&config.path, what, "choose --device cpu"));
-        }
-        let build::Parts {
-            stem,
-            layers,
-            classifier,
-            parameters,
-            statistics,
-            named,
-            report,
-        } = build::assemble(&config, training, file, seed)?;
-        let resnet = ResNet {
-            config,
-            training: training.clone(),
-            parameters,
-            statistics,
-            together: Together::OfRank,
-            stem,
-            layers,
-            classifier,
-            named,
-            kept: None,
-        };
-        Ok((resnet, report))
+        let features_bc = pool::mean_pool(&self.body(&self.taken(pixels_bchw)?)?)?;
+        cast(&self.classifier.forward(&features_bc)?, DType::F32)
     }
 
     /// The lowest layer in which, or below which, something is trained; as many as there are layers if that is nowhere.
@@ -279,6 +214,12 @@ impl ResNet {
             x = layer.infer(&x)?;
         }
         Ok(x)
+    }
+
+    /// Pixels as products take them, and weights, too.
+    fn taken(&self, pixels_bchw: &Tensor) -> Result<Tensor> {
+        self.parameters.refresh()?;
+        cast(pixels_bchw, self.compute)
     }
 
     /// How many images; an error if they have other channels than the model's.

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::collective::{Collective, share};
 use crate::error::{Error, Result};
-use crate::ops::storage::{update, values};
+use crate::ops::storage::{update, values, zeros};
 
 /// All means and variances in one flat buffer, and how many batches each pair has seen.
 #[derive(Clone)]
@@ -21,18 +21,20 @@ pub struct Statistics {
 
 impl Statistics {
     /// Of normalisations with these names and numbers of channels: means 0, variances 1.
-    pub fn new(norms: Vec<(String, usize)>) -> Result<Statistics> {
+    pub fn new(norms: Vec<(String, usize)>, device: &Device) -> Result<Statistics> {
         let count = norms.iter().map(|(_, channels)| 2 * channels).sum::<usize>();
         let statistics = Statistics {
-            values: Tensor::zeros(count, DType::F32, &Device::Cpu)?,
+            values: zeros(count, DType::F32, device)?,
             batches: vec![0; norms.len()],
             norms,
         };
-        for at in 0..statistics.norms.len() {
-            let range = statistics.range(at);
-            let middle = range.start + range.len() / 2;
-            update(&statistics.values, |values| values[middle..range.end].fill(1.0))?;
-        }
+        update(&statistics.values, |values| {
+            for at in 0..statistics.norms.len() {
+                let range = statistics.range(at);
+                let middle = range.start + range.len() / 2;
+                values[middle..range.end].fill(1.0);
+            }
+        })?;
         Ok(statistics)
     }
 

@@ -47,7 +47,7 @@ impl Windows {
 
     /// Can [`Windows::multiply`] take maps of this format and so many channels?
     pub fn suit_tensor_cores(&self, dtype: DType, channels: usize) -> bool {
-        matches!(dtype, DType::F16 | DType::BF16) && channels % 32 == 0
+        matches!(dtype, DType::F16 | DType::BF16) && channels.is_multiple_of(32)
     }
 
     /// Windows of `x` times packed weights [n, row]ᵀ, each into its pixel of y: every `stride`-th of every `stride`-th line from
