@@ -1,11 +1,12 @@
-//! A training step on pixels in memory: forward, loss, backward, clipping, AdamW; whole, and by kind of layer.
+//! A training step on pixels in memory: forward, loss, backward, clipping, AdamW; whole, by stage, and by kind of layer.
 //!
-//! Layers are timed where they stand in the step (`ops::meter`), in rounds of their own: the whole is measured without.
+//! Each of the three is measured in rounds of its own: on a GPU stages and layers (`ops::meter`) are waited for where they end,
+//! which the whole is not, as in a run: what came of a step is read while the next one is computed.
 
 use std::path::Path;
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
 use super::parts::{self, Phase};
 use super::spread::Spread;
@@ -18,7 +19,8 @@ use crate::ops::ceilings::Ceilings;
 use crate::ops::cross_entropy::{CrossEntropy, cross_entropy};
 use crate::ops::device::Placement;
 use crate::ops::meter::{self, Part, part};
-use crate::optim::{AdamW, AdamWConfig};
+use crate::optim::{AdamW, AdamWConfig, LearningRate, StepEnd, Verdict};
+use crate::recipe::Schedule;
 
 /// What is measured.
 pub struct Step<'a> {
@@ -69,23 +71,22 @@ pub fn step(what: &Step) -> Result<Report> {
     report.setting("threads", rayon::current_num_threads());
     report.setting("rounds", format!("{}, median [least-most]", what.rounds));
 
-    let mut times: [Vec<f64>; 4] = Default::default();
-    for round in 0..what.rounds + WARM_UP {
+    let whole = steps.whole(what.rounds)?;
+    let mut stages: [Vec<f64>; 3] = Default::default();
+    for _ in 0..what.rounds {
         device.synchronize()?;
-        let begun = Instant::now();
+        let mut ends = vec![Instant::now()];
         let entropy = steps.forward()?;
         device.synchronize()?;
-        let forward = begun.elapsed();
+        ends.push(Instant::now());
         steps.backward(&entropy)?;
         device.synchronize()?;
-        let backward = begun.elapsed() - forward;
-        steps.optimize()?;
-        device.synchronize()?;
-        let all = begun.elapsed();
-        if round >= WARM_UP {
-            for (list, time) in times.iter_mut().zip([forward, backward, all - forward - backward, all]) {
-                list.push(time.as_secs_f64());
-            }
+        ends.push(Instant::now());
+        let verdict = steps.optimize()?;
+        steps.await_verdict(verdict)?;
+        ends.push(Instant::now());
+        for (list, stage) in stages.iter_mut().zip(ends.windows(2)) {
+            list.push((stage[1] - stage[0]).as_secs_f64());
         }
     }
     let mut measured = parts::Measured::default();
@@ -94,13 +95,15 @@ pub fn step(what: &Step) -> Result<Report> {
         measured.add(Phase::Forward, &work);
         let ((), work) = meter::measure(device, || steps.backward(&entropy))?;
         measured.add(Phase::Backward, &work);
-        let ((), work) = meter::measure(device, || steps.optimize())?;
+        let (verdict, work) = meter::measure(device, || steps.optimize())?;
+        steps.await_verdict(verdict)?;
         measured.add(Phase::Optimizer, &work);
     }
 
     let [forward, backward] = [Phase::Forward, Phase::Backward].map(|phase| 1e-9 * measured.operations(phase));
     let work = [Some(forward), Some(backward), None, Some(forward + backward)];
-    let times = times.map(Spread::of);
+    let [forward, backward, optimizer] = stages;
+    let times = [forward, backward, optimizer, whole].map(Spread::of);
     let whole = times[3].median;
     for ((name, seconds), work) in ["forward", "backward", "optimizer", "step"]
         .into_iter()
@@ -111,7 +114,7 @@ pub fn step(what: &Step) -> Result<Report> {
     }
     report.more.push(measured.table(whole, ceilings));
     report.notes.push(format!(
-        "The parts were timed in steps of their own; they sum up to {:.1} % of the step above.",
+        "Stages and parts were timed in steps of their own; the parts sum up to {:.1} % of the step above.",
         100.0 * measured.seconds() / whole
     ));
     if let Some(c) = ceilings {
@@ -129,7 +132,8 @@ pub fn step(what: &Step) -> Result<Report> {
 /// A model that is trained on the same images again and again.
 struct Steps {
     model: Model,
-    optimizer: AdamW,
+    end: StepEnd,
+    device: Device,
     pixels: Tensor,
     labels: Vec<u32>,
     samples: Vec<u64>,
@@ -141,6 +145,13 @@ impl Steps {
         let names: Vec<String> = (0..what.classes).map(|class| class.to_string()).collect();
         let (model, _) = Model::load(what.model, &names, &what.training, SEED, what.placement.clone())?;
         let optimizer = AdamW::new(model.parameters(), AdamWConfig::default())?;
+        let rate = LearningRate {
+            peak: 1e-4,
+            schedule: Schedule::Constant,
+            warmup_steps: 0,
+            total_steps: (3 * what.rounds + WARM_UP + 1) as u64,
+        };
+        let end = StepEnd::new(model.parameters(), optimizer, None, rate, 1.0, 1)?;
         let (channels, height, width) = match &model {
             Model::Vit(vit) => {
                 let config = vit.config();
@@ -153,19 +164,64 @@ impl Steps {
             }
         };
         let shape = (what.batch, channels, height, width);
+        // Drawn here: candle's generator of a GPU is a library that nothing else needs.
+        let pixels = Tensor::randn(0f32, 1f32, shape, &Device::Cpu)?;
+        let Placement { device, compute } = &what.placement;
         Ok(Steps {
-            optimizer,
+            end,
             model,
-            // Drawn here: candle's generator of a GPU is a library that nothing else needs.
-            pixels: sent(
-                &Tensor::randn(0f32, 1f32, shape, &Device::Cpu)?,
-                &what.placement.device,
-                DType::F32,
-            )?,
+            pixels: match device.is_cpu() {
+                true => pixels,
+                false => sent(&pixels, device, *compute)?,
+            },
+            device: device.clone(),
             labels: (0..what.batch).map(|i| (i * 37 % what.classes) as u32).collect(),
             samples: (0..what.batch as u64).collect(),
             losses: Vec::new(),
         })
+    }
+
+    /// Seconds of so many whole steps.
+    fn whole(&mut self, rounds: usize) -> Result<Vec<f64>> {
+        for _ in 0..WARM_UP {
+            let verdict = self.ask()?;
+            self.await_verdict(verdict)?;
+        }
+        // On a CPU nothing is pending when a step was asked for.
+        let mut pending = match self.device.is_cpu() {
+            true => None,
+            false => Some(self.ask()?),
+        };
+        let mut seconds = Vec::with_capacity(rounds);
+        let mut begun = Instant::now();
+        for _ in 0..rounds {
+            let asked = self.ask()?;
+            let settled = match self.device.is_cpu() {
+                true => Some(asked),
+                false => pending.replace(asked),
+            };
+            settled.map_or(Ok(()), |verdict| self.await_verdict(verdict))?;
+            let now = Instant::now();
+            seconds.push((now - begun).as_secs_f64());
+            begun = now;
+        }
+        pending.map_or(Ok(()), |verdict| self.await_verdict(verdict))?;
+        Ok(seconds)
+    }
+
+    fn ask(&mut self) -> Result<Verdict> {
+        let entropy = self.forward()?;
+        self.backward(&entropy)?;
+        self.optimize()
+    }
+
+    /// SYNC: for what came of a step.
+    fn await_verdict(&mut self, verdict: Verdict) -> Result<()> {
+        while !self.end.is_known(&verdict)? {
+            std::thread::yield_now();
+        }
+        self.end.read(verdict);
+        Ok(())
     }
 
     fn forward(&mut self) -> Result<CrossEntropy> {
@@ -186,15 +242,16 @@ impl Steps {
         self.model.backward(&entropy.dlogits_bc)
     }
 
-    fn optimize(&mut self) -> Result<()> {
+    fn optimize(&mut self) -> Result<Verdict> {
         let parameters = self.model.parameters();
-        let _clipping = part(Part::Clipping);
-        parameters.clip_gradients(1.0)?;
-        {
-            let _update = part(Part::AdamW);
-            self.optimizer.step(parameters, 1e-4)?;
-        }
-        parameters.zero_gradients()
+        let step = self.losses.len() as u64 - 1;
+        let verdict = {
+            let _clipping = part(Part::Clipping);
+            self.end.judge(parameters, step, 0)?
+        };
+        let _update = part(Part::AdamW);
+        self.end.update(parameters, &verdict)?;
+        Ok(verdict)
     }
 }
 

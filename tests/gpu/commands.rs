@@ -151,3 +151,56 @@ fn a_pass_makes_its_samples_on_the_gpu() {
         assert!(pass.loading(&Single).unwrap().feed.is_some());
     }
 }
+
+/// The last line, which is the report.
+fn report(text: &str) -> Value {
+    serde_json::from_str(text.lines().rfind(|line| line.starts_with('{')).expect("a report")).unwrap()
+}
+
+#[test]
+fn bench_measures_steps_and_sums() {
+    let place = Playground::new(8, 8);
+    let model = place.path("model").display().to_string();
+    for (method, precision) in [("lora", "fp16"), ("full", "fp32")] {
+        let words = [
+            "bench", "step", &model, "--json", "--rounds", "2", "--batch", "2", "--device", "cuda",
+        ];
+        let ours = report(&done(
+            0,
+            &[&words[..], &["--method", method, "--precision", precision]].concat(),
+        ));
+        let stages: Vec<&str> = ours["rows"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["stage"].as_str().unwrap())
+            .collect();
+        assert_eq!(stages, ["forward", "backward", "optimizer", "step"], "{ours}");
+        // The same images again and again are learnt.
+        let losses = ours["settings"]["loss"].as_str().unwrap();
+        let mut numbers = losses.split(' ').filter_map(|word| word.parse::<f64>().ok());
+        let (first, last) = (numbers.next().unwrap(), numbers.next().unwrap());
+        assert!(last < first && last > 0.0, "{losses}");
+    }
+    if place::has_gpus(2) {
+        let words = [
+            "bench",
+            "allreduce",
+            "--json",
+            "--rounds",
+            "2",
+            "--most",
+            "512",
+            "--also",
+            "1001",
+            "--device",
+            "cuda",
+        ];
+        let ours = report(&done(2, &words));
+        assert_eq!(ours["settings"]["engine"], "NCCL");
+        assert!(
+            ours["rows"].as_array().unwrap().iter().all(|row| row["#wrong"] == 0),
+            "{ours}"
+        );
+    }
+}
