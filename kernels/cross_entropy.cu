@@ -2,12 +2,13 @@
 //
 // T is f32, f16 or bf16. The target distribution is (1 - smoothing) on the label plus smoothing/c on every class.
 //
-// cross_entropy_T(losses, predicted, dlogits, logits, labels, c, stride, smoothing, scale, loss_scale), launch::cross_entropy(b)
+// cross_entropy_T(losses, predicted, dlogits, logits, labels, c, stride, smoothing, scale, per_sample, loss_scale),
+//   launch::cross_entropy(b)
 //   logits[b,stride], of which the first c columns are classes; labels[b] u32.
 //   losses[b] f32; predicted[b] u32: the first class with the largest logit; may be null.
-//   dlogits[b,stride] = (softmax - target)·scale·loss_scale[0], 0 in the columns from c on; may be null (evaluation).
-//   loss_scale (f32 on the device) may be null: 1. A label of c or more makes its row NaN: labels are checked where they are read.
-//   One block of 256 threads a row.
+//   dlogits[b,stride] = (softmax - target)·scale·per_sample[0]·loss_scale[0], 0 in the columns from c on; may be null
+//   (evaluation). per_sample and loss_scale (f32 on the device) may be null: 1.
+//   A label of c or more makes its row NaN: labels are checked where they are read. One block of 256 threads a row.
 // cross_entropy_totals(totals, losses, predicted, labels, b), one block of 256 threads
 //   totals[3] f64: [0] += Σ losses, [1] += predictions that are the label, [2] += b.
 
@@ -55,7 +56,7 @@ DEVICE Best block_best(Best best) {
 
 template <typename T>
 DEVICE void row(float *losses, unsigned *predicted, T *dlogits, const T *logits, const unsigned *labels, unsigned c,
-                unsigned stride, float smoothing, float scale, const float *loss_scale) {
+                unsigned stride, float smoothing, float scale, const float *per_sample, const float *loss_scale) {
     unsigned i = blockIdx.x, label = labels[i];
     const T *x = logits + size_t(i) * stride;
     Best best{-INFINITY, NO_CLASS};
@@ -79,7 +80,7 @@ DEVICE void row(float *losses, unsigned *predicted, T *dlogits, const T *logits,
         if (predicted) predicted[i] = best.index;
     }
     if (!dlogits) return;
-    float factor = scale * (loss_scale ? loss_scale[0] : 1.0f);
+    float factor = scale * (per_sample ? per_sample[0] : 1.0f) * (loss_scale ? loss_scale[0] : 1.0f);
     if (label >= c) factor = NAN;
     float reciprocal = 1.0f / exponentials, everywhere = smoothing / float(c);
     for (unsigned class_ = threadIdx.x; class_ < stride; class_ += blockDim.x) {
@@ -97,8 +98,9 @@ DEVICE void row(float *losses, unsigned *predicted, T *dlogits, const T *logits,
 #define ENTRIES(T, suffix)                                                                                             \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
         cross_entropy_##suffix(float *losses, unsigned *predicted, T *dlogits, const T *logits, const unsigned *labels, \
-                               unsigned c, unsigned stride, float smoothing, float scale, const float *loss_scale) {   \
-        row<T>(losses, predicted, dlogits, logits, labels, c, stride, smoothing, scale, loss_scale);                   \
+                               unsigned c, unsigned stride, float smoothing, float scale, const float *per_sample,     \
+                               const float *loss_scale) {                                                              \
+        row<T>(losses, predicted, dlogits, logits, labels, c, stride, smoothing, scale, per_sample, loss_scale);       \
     }                                                                                                                  \
     EXPORT(cross_entropy_##suffix)
 

@@ -3,12 +3,12 @@
 // T is f32, f16 or bf16. The target of row i gives class c the value
 //   weights[c]·((1 - smoothing)·(share on labels[i], 1 - share on second[i]) + smoothing/c).
 //
-// soft_cross_entropy_T(losses, dlogits, logits, labels, second, shares, weights, c, stride, smoothing, scale, loss_scale),
-//   launch::cross_entropy(b)
+// soft_cross_entropy_T(losses, dlogits, logits, labels, second, shares, weights, c, stride, smoothing, scale, per_sample,
+//                      loss_scale), launch::cross_entropy(b)
 //   logits[b,stride], of which the first c columns are classes; labels[b] u32; second[b] u32 and shares[b] f32, both may
 //   be null: nothing is mixed; weights[c] f32, may be null: 1.
-//   losses[b] f32; dlogits[b,stride] = (softmax·Σ target - target)·scale·loss_scale[0], 0 in the columns from c on; loss_scale (f32
-//   on the device) may be null: 1.
+//   losses[b] f32; dlogits[b,stride] = (softmax·Σ target - target)·scale·per_sample[0]·loss_scale[0], 0 in the columns from c
+//   on; per_sample and loss_scale (f32 on the device) may be null: 1.
 //   Labels of c or more make their row NaN: labels are checked where they are read. One block of 256 threads a row.
 
 #include "device.h"
@@ -30,7 +30,7 @@ struct Target {
 template <typename T>
 DEVICE void row(float *losses, T *dlogits, const T *logits, const unsigned *labels, const unsigned *second,
                 const float *shares, const float *weights, unsigned c, unsigned stride, float smoothing, float scale,
-                const float *loss_scale) {
+                const float *per_sample, const float *loss_scale) {
     unsigned i = blockIdx.x;
     const T *x = logits + size_t(i) * stride;
     Target target{labels[i], second ? second[i] : labels[i], shares ? shares[i] : 1.0f, 1.0f - smoothing,
@@ -51,7 +51,8 @@ DEVICE void row(float *losses, T *dlogits, const T *logits, const unsigned *labe
     below = block_sum(below);
     bool known = target.first < c && target.second < c;
     if (threadIdx.x == 0) losses[i] = known ? total * logf(exponentials) + below : NAN;
-    float factor = scale * (loss_scale ? loss_scale[0] : 1.0f), softmax = total / exponentials;
+    float factor = scale * (per_sample ? per_sample[0] : 1.0f) * (loss_scale ? loss_scale[0] : 1.0f);
+    float softmax = total / exponentials;
     if (!known) factor = NAN;
     for (unsigned class_ = threadIdx.x; class_ < stride; class_ += blockDim.x) {
         float gradient = 0.0f;
@@ -66,8 +67,10 @@ DEVICE void row(float *losses, T *dlogits, const T *logits, const unsigned *labe
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
         soft_cross_entropy_##suffix(float *losses, T *dlogits, const T *logits, const unsigned *labels,                \
                                     const unsigned *second, const float *shares, const float *weights, unsigned c,     \
-                                    unsigned stride, float smoothing, float scale, const float *loss_scale) {          \
-        row<T>(losses, dlogits, logits, labels, second, shares, weights, c, stride, smoothing, scale, loss_scale);     \
+                                    unsigned stride, float smoothing, float scale, const float *per_sample,            \
+                                    const float *loss_scale) {                                                         \
+        row<T>(losses, dlogits, logits, labels, second, shares, weights, c, stride, smoothing, scale, per_sample,      \
+               loss_scale);                                                                                            \
     }                                                                                                                  \
     EXPORT(soft_cross_entropy_##suffix)
 

@@ -22,8 +22,8 @@ pub fn cross_entropy(logits_bc: &Tensor, labels: &[u32], smoothing: f64, scale: 
     let c = classes(logits_bc, labels)?;
     #[cfg(feature = "cuda")]
     if logits_bc.device().is_cuda() {
-        let (losses, dlogits_bc) = super::cuda::step::cross_entropy(logits_bc, labels, smoothing, scale, None)?;
-        // SYNC: whoever wants the losses here waits for them; a run's steps have `cross_entropy_there`.
+        let (losses, dlogits_bc) = super::cuda::step::cross_entropy(logits_bc, labels, smoothing, scale)?;
+        // SYNC: whoever wants the losses here waits for them; a run's steps have `soft_cross_entropy_there`.
         let losses: Vec<f64> = values(&losses)?.iter().map(|loss| f64::from(*loss)).collect();
         return Ok(CrossEntropy {
             sum_loss: losses.iter().sum(),
@@ -56,25 +56,6 @@ pub fn cross_entropy(logits_bc: &Tensor, labels: &[u32], smoothing: f64, scale: 
         losses,
         dlogits_bc: tensor(gradient, (b, c))?,
     })
-}
-
-/// The same on a GPU, where the losses [b] stay; gradients are multiplied by `loss_scale` [1], too, which lies there.
-pub fn cross_entropy_there(
-    logits_bc: &Tensor,
-    labels: &[u32],
-    smoothing: f64,
-    scale: f64,
-    loss_scale: &Tensor,
-) -> Result<(Tensor, Tensor)> {
-    classes(logits_bc, labels)?;
-    #[cfg(feature = "cuda")]
-    if logits_bc.device().is_cuda() {
-        return super::cuda::step::cross_entropy(logits_bc, labels, smoothing, scale, Some(loss_scale));
-    }
-    let _ = (smoothing, scale, loss_scale);
-    Err(refused(
-        "a loss that stays on a GPU, of logits that are not there".into(),
-    ))
 }
 
 /// How many there are, if the labels are classes and as many as rows.

@@ -7,7 +7,7 @@
 
 use candle_core::Tensor;
 
-use super::cross_entropy::{CrossEntropy, cross_entropy, cross_entropy_there};
+use super::cross_entropy::{CrossEntropy, cross_entropy};
 use super::storage::{refused, tensor, values};
 use crate::error::Result;
 
@@ -31,6 +31,34 @@ pub struct Mixed<'a> {
     pub shares: &'a [f32],
 }
 
+/// Targets where a GPU computes. Labels are classes: whoever puts them there has looked.
+#[derive(Clone, Debug)]
+pub struct TargetsThere {
+    /// [b] u32
+    pub labels_b: Tensor,
+    /// None: no sample is mixed.
+    pub mixed: Option<MixedThere>,
+    /// [classes] f32; None: 1.
+    pub weights_c: Option<Tensor>,
+    pub smoothing: f64,
+}
+
+#[derive(Clone, Debug)]
+pub struct MixedThere {
+    /// [b] u32
+    pub second_labels_b: Tensor,
+    /// Of the first label, [b] f32.
+    pub shares_b: Tensor,
+}
+
+/// What a GPU multiplies gradients by; [1] f32 each, there.
+#[derive(Clone, Debug)]
+pub struct Factors {
+    /// What makes the sum of losses a mean.
+    pub per_sample: Tensor,
+    pub loss_scale: Tensor,
+}
+
 /// Losses are the rows' own, whatever they are to be divided by; `scale` is as for [`cross_entropy`], which it is where
 /// nothing is weighted or mixed. Errors: a label that is no class; operands of other lengths.
 pub fn soft_cross_entropy(logits_bc: &Tensor, targets: &Targets, scale: f64) -> Result<CrossEntropy> {
@@ -47,8 +75,7 @@ pub fn soft_cross_entropy(logits_bc: &Tensor, targets: &Targets, scale: f64) -> 
     let second_labels = mixed.map_or(labels, |mixed| mixed.second_labels);
     #[cfg(feature = "cuda")]
     if logits_bc.device().is_cuda() {
-        let (losses, dlogits_bc) =
-            super::cuda::soft_cross_entropy::soft_cross_entropy(logits_bc, targets, scale, None)?;
+        let (losses, dlogits_bc) = super::cuda::soft_cross_entropy::soft_cross_entropy(logits_bc, targets, scale)?;
         // SYNC: whoever wants the losses here waits for them; a run's steps have `soft_cross_entropy_there`.
         let losses = values(&losses)?.iter().map(|loss| f64::from(*loss)).collect();
         return Ok(summed(losses, dlogits_bc));
@@ -87,22 +114,33 @@ pub fn soft_cross_entropy(logits_bc: &Tensor, targets: &Targets, scale: f64) -> 
     Ok(summed(losses, tensor(gradient, (b, c))?))
 }
 
-/// The same on a GPU, where the losses [b] stay; gradients are multiplied by `loss_scale` [1], too, which lies there.
+/// The same on a GPU, where everything is and the losses [b] stay.
 pub fn soft_cross_entropy_there(
     logits_bc: &Tensor,
-    targets: &Targets,
-    scale: f64,
-    loss_scale: &Tensor,
+    targets: &TargetsThere,
+    factors: &Factors,
 ) -> Result<(Tensor, Tensor)> {
-    if targets.mixed.is_none() && targets.weights.is_none() {
-        return cross_entropy_there(logits_bc, targets.labels, targets.smoothing, scale, loss_scale);
+    let (b, c) = logits_bc.dims2()?;
+    let is_long = |tensor: Option<&Tensor>, n: usize| tensor.is_none_or(|tensor| tensor.elem_count() == n);
+    let mixed = targets.mixed.as_ref();
+    let (second_labels, shares) = (
+        mixed.map(|mixed| &mixed.second_labels_b),
+        mixed.map(|mixed| &mixed.shares_b),
+    );
+    let fits = [Some(&targets.labels_b), second_labels, shares]
+        .iter()
+        .all(|of| is_long(*of, b));
+    if !fits || !is_long(targets.weights_c.as_ref(), c) {
+        return Err(refused(format!("targets {targets:?} for logits [{b}, {c}]")));
     }
-    fitting(logits_bc, targets)?;
     #[cfg(feature = "cuda")]
     if logits_bc.device().is_cuda() {
-        let loss_scale = Some(loss_scale);
-        return super::cuda::soft_cross_entropy::soft_cross_entropy(logits_bc, targets, scale, loss_scale);
+        return match targets.mixed.is_none() && targets.weights_c.is_none() {
+            true => super::cuda::step::cross_entropy_there(logits_bc, targets, factors),
+            false => super::cuda::soft_cross_entropy::soft_cross_entropy_there(logits_bc, targets, factors),
+        };
     }
+    let _ = factors;
     Err(refused(format!("a loss that stays on {:?}", logits_bc.device())))
 }
 

@@ -115,6 +115,15 @@ pub fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, shape.into(), &Device::Cpu)?)
 }
 
+/// `values` on `device`.
+pub fn words(values: &[u32], device: &Device) -> Result<Tensor> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => super::cuda::memory::words(values, device),
+        _ => Ok(Tensor::new(values, device)?),
+    }
+}
+
 /// `n` zeros.
 pub fn zeros(n: usize, dtype: DType, device: &Device) -> Result<Tensor> {
     match device {

@@ -10,6 +10,7 @@ use super::scaler::{BACKOFF, CLEAN_STEPS_TO_GROW, GROWTH};
 use super::{AdamW, AdamWConfig, GradScaler, Gradients, LearningRate, Parameters};
 use crate::error::Result;
 use crate::ops::reduce;
+use crate::ops::soft_cross_entropy::Factors;
 use crate::ops::step_state::{Reading, Setup, StepState, Update, step_state};
 
 pub struct StepEnd {
@@ -79,9 +80,10 @@ impl StepEnd {
         })
     }
 
-    /// On a GPU: what losses are multiplied by, there.
-    pub fn loss_scale(&self) -> Result<Option<Tensor>> {
-        self.on_gpu.as_ref().map(StepState::loss_scale).transpose()
+    /// On a GPU: what the next micro-batches' gradients are multiplied by, there.
+    pub fn factors(&mut self, per_sample: f64) -> Result<Option<Factors>> {
+        let factors = |state: &mut StepState| state.factors(per_sample as f32);
+        self.on_gpu.as_mut().map(factors).transpose()
     }
 
     /// On a GPU: 0 there if the step that was judged last was skipped.

@@ -5,17 +5,25 @@
 //! are. Where samples are mixed it is always their number, as torch's mean is for targets that are probabilities. Figures of
 //! evaluations are neither weighted nor mixed.
 
-use candle_core::Tensor;
+use std::cell::OnceCell;
+
+use candle_core::{DType, Device, Tensor};
 
 use crate::data::{Batch, Dataset, Draw, EpochOrder, Pairing, Plan};
 use crate::error::Result;
+use crate::ops::cast::sent;
 use crate::ops::cross_entropy::CrossEntropy;
-use crate::ops::soft_cross_entropy::{Mixed, Targets, soft_cross_entropy, soft_cross_entropy_there};
+use crate::ops::soft_cross_entropy::{
+    Factors, Mixed, MixedThere, Targets, TargetsThere, soft_cross_entropy, soft_cross_entropy_there,
+};
+use crate::ops::storage::{tensor, words};
 
 pub struct Objective {
     smoothing: f64,
     /// Of each class; None: all count alike.
     weights: Option<Vec<f32>>,
+    /// The same on a GPU, once they were needed there.
+    weights_there: OnceCell<Tensor>,
     divisor: Divisor,
 }
 
@@ -40,6 +48,7 @@ impl Objective {
                 _ => Divisor::Samples,
             },
             weights,
+            weights_there: OnceCell::new(),
         }
     }
 
@@ -71,15 +80,37 @@ impl Objective {
         soft_cross_entropy(logits_bc, &self.targets(batch), scale)
     }
 
-    /// The same on a GPU, where the losses [b] stay; gradients are multiplied by `loss_scale`, too, which lies there.
+    /// The same on a GPU, where everything is and the losses [b] stay.
     pub fn losses_there(
         &self,
         logits_bc: &Tensor,
-        batch: &Batch,
-        scale: f64,
-        loss_scale: &Tensor,
+        targets: &TargetsThere,
+        factors: &Factors,
     ) -> Result<(Tensor, Tensor)> {
-        soft_cross_entropy_there(logits_bc, &self.targets(batch), scale, loss_scale)
+        soft_cross_entropy_there(logits_bc, targets, factors)
+    }
+
+    /// A batch's targets on a GPU; what came there with its samples is not copied again.
+    pub fn targets_there(&self, batch: &Batch, device: &Device) -> Result<TargetsThere> {
+        let floats = |values: &[f32]| sent(&tensor(values.to_vec(), values.len())?, device, DType::F32);
+        if let (Some(weights), None) = (&self.weights, self.weights_there.get()) {
+            let _ = self.weights_there.set(floats(weights)?);
+        }
+        Ok(TargetsThere {
+            labels_b: match &batch.labels_there {
+                Some(labels_b) => labels_b.clone(),
+                None => words(&batch.labels, device)?,
+            },
+            mixed: match &batch.mixture {
+                Some(mixture) => Some(MixedThere {
+                    second_labels_b: words(&mixture.second_labels, device)?,
+                    shares_b: floats(&mixture.shares)?,
+                }),
+                None => None,
+            },
+            weights_c: self.weights_there.get().cloned(),
+            smoothing: self.smoothing,
+        })
     }
 
     fn targets<'a>(&'a self, batch: &'a Batch) -> Targets<'a> {

@@ -100,8 +100,8 @@ impl<'a> Trainer<'a> {
     fn ask(&mut self, step: u64) -> Result<Asked> {
         let recipe = &self.run.recipe;
         let planned = self.plan.places(step).len();
-        let loss_scale = self.end.loss_scale()?;
         let divisor = self.objective.divisor(&self.plan, step);
+        let factors = self.end.factors(1.0 / divisor)?;
         let (mut loss, mut share, mut samples) = (0.0, 0.0, Vec::new());
         let gradients = self.model.parameters().gradients.clone();
         let mut sum = GradientSum::new(self.collective, &gradients);
@@ -129,11 +129,10 @@ impl<'a> Trainer<'a> {
                     self.model.forward(&pixels_bchw, Some(&dropout))
                 })
                 .map_err(|error| wants("forward pass", error))?;
-            let dlogits_bc = match &loss_scale {
-                Some(loss_scale) => {
-                    let (losses_b, dlogits_bc) =
-                        self.objective
-                            .losses_there(&logits_bc, &batch, 1.0 / divisor, loss_scale)?;
+            let dlogits_bc = match &factors {
+                Some(factors) => {
+                    let targets = self.objective.targets_there(&batch, &self.run.device)?;
+                    let (losses_b, dlogits_bc) = self.objective.losses_there(&logits_bc, &targets, factors)?;
                     self.end.note_losses(&losses_b)?;
                     dlogits_bc
                 }

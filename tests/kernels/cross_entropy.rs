@@ -48,8 +48,14 @@ fn training(format: Format, b: usize, c: usize, stride: usize, smoothing: f64, s
         .map(|x| format.rounded(factor * x))
         .collect();
     let labels: Vec<u32> = (0..b).map(|i| (i * 37 % c) as u32).collect();
-    let (scale, loss_scale) = (1.0 / 24.0, 1024.0);
-    let expected = op::cross_entropy(&tensor(&logits, &[b, c]), &labels, smoothing, scale * loss_scale).unwrap();
+    let (scale, per_sample, loss_scale) = (1.0 / 3.0, 0.125, 1024.0);
+    let expected = op::cross_entropy(
+        &tensor(&logits, &[b, c]),
+        &labels,
+        smoothing,
+        scale * per_sample * loss_scale,
+    )
+    .unwrap();
     let gradient = values(&expected.dlogits_bc);
     let wide = widened(&logits, c, stride, f32::NAN); // nobody may read the columns behind the classes
     let wide_gradient = widened(&gradient, c, stride, 0.0);
@@ -69,6 +75,7 @@ fn training(format: Format, b: usize, c: usize, stride: usize, smoothing: f64, s
         Arg::U32(stride as u32),
         Arg::F32(smoothing as f32),
         Arg::F32(scale as f32),
+        case.input(Format::F32, [per_sample]),
         case.input(Format::F32, [loss_scale]),
     ];
     case.step(
@@ -109,6 +116,7 @@ fn strange(format: Format) -> Case {
         Arg::U32(3),
         Arg::F32(0.0),
         Arg::F32(1.0),
+        Arg::Null,
         Arg::Null,
     ];
     case.step(

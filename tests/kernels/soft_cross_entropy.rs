@@ -48,7 +48,7 @@ fn training(format: Format, b: usize, c: usize, stride: usize, smoothing: f64, w
     let shares: Vec<f32> = (0..b).map(|i| (i % 5) as f32 / 4.0).collect();
     let weights: Vec<f32> = (0..c).map(|class| 0.25 + (class % 7) as f32 / 2.0).collect();
     let (mixed, weighted) = (with != With::Weights, with != With::Mixing);
-    let (scale, loss_scale) = (1.0 / 24.0, 1024.0);
+    let (scale, per_sample, loss_scale) = (1.0 / 3.0, 0.125, 1024.0);
     let targets = Targets {
         labels: &labels,
         mixed: mixed.then_some(Mixed {
@@ -58,7 +58,7 @@ fn training(format: Format, b: usize, c: usize, stride: usize, smoothing: f64, w
         smoothing,
         weights: weighted.then_some(&weights),
     };
-    let expected = soft_cross_entropy(&tensor(&logits, &[b, c]), &targets, scale * loss_scale).unwrap();
+    let expected = soft_cross_entropy(&tensor(&logits, &[b, c]), &targets, scale * per_sample * loss_scale).unwrap();
     let gradient = values(&expected.dlogits_bc);
     let wide = widened(&logits, c, stride, f32::NAN); // nobody may read the columns behind the classes
     let wide_gradient = widened(&gradient, c, stride, 0.0);
@@ -85,6 +85,7 @@ fn training(format: Format, b: usize, c: usize, stride: usize, smoothing: f64, w
         Arg::U32(stride as u32),
         Arg::F32(smoothing as f32),
         Arg::F32(scale as f32),
+        case.input(Format::F32, [per_sample]),
         case.input(Format::F32, [loss_scale]),
     ]);
     case.step(
@@ -126,6 +127,7 @@ fn strange(format: Format) -> Case {
         Arg::U32(3),
         Arg::F32(0.0),
         Arg::F32(1.0),
+        Arg::Null,
         Arg::Null,
     ];
     case.step(

@@ -60,15 +60,13 @@ fn mask(
         ));
     }
     let (block, stride) = (s * d, if b == 1 { s * d } else { apart.stride()[0] });
-    let (samples, epoch) = gpu.dropout_names(names)?;
-    let (samples, epoch) = (operand(&samples)?, operand(&epoch)?);
+    let there = gpu.dropout_names(names)?;
     let (threshold, keep) = (dropout.threshold(), dropout.keep());
     let call = gpu
         .kernel(kernel, apart_at.dtype)?
         .arg(to)
         .arg(from)
-        .arg(samples.address())
-        .arg(epoch.address());
+        .args(there.samples_and_epoch()?);
     let call = call.arg(names.seed).arg(Purpose::Dropout(dropout.module).code());
     let call = call.arg(threshold).arg(keep).arg(block as u64).arg(stride as u64);
     // SAFETY: dropout_T(y, x, …) or add_dropped_T(dx, dy, …), both (…, samples, epoch, seed, purpose, threshold, keep,
@@ -88,28 +86,38 @@ impl Dropout {
     }
 }
 
+/// Names of a micro-batch's masks on the device.
+#[derive(Clone)]
+pub(super) struct NamesThere {
+    /// The epoch, then the samples; eight bytes each, there is no dtype of 64 unsigned bits.
+    words: Tensor,
+}
+
+impl NamesThere {
+    /// Addresses, as kernels take them.
+    pub(super) fn samples_and_epoch(&self) -> Result<[u64; 2]> {
+        let epoch = operand(&self.words)?.address();
+        Ok([epoch + 8, epoch])
+    }
+}
+
 impl Gpu {
     /// The names on the device; uploaded once for all layers of a micro-batch.
-    pub(super) fn dropout_names(&self, names: &DropoutNames) -> Result<(Tensor, Tensor)> {
+    pub(super) fn dropout_names(&self, names: &DropoutNames) -> Result<NamesThere> {
         let mut last = self.names.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(last) = last
-            .as_ref()
-            .filter(|last| last.samples == names.samples && last.epoch == names.epoch)
-        {
-            return Ok(last.on_device.clone());
+        if let Some(last) = last.as_ref().filter(|last| last.are(names)) {
+            return Ok(last.there.clone());
         }
-        // There is no dtype of 64 unsigned bits: their bytes.
-        let bytes: Vec<u8> = names.samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
-        let on_device = (
-            uploaded(self, &bytes, DType::U8)?.into_tensor(bytes.len()),
-            uploaded(self, &[names.epoch], DType::U32)?.into_tensor(1),
-        );
+        let bytes = bytes_of(names);
+        let there = NamesThere {
+            words: uploaded(self, &bytes, DType::U8)?.into_tensor(bytes.len()),
+        };
         *last = Some(LastNames {
             samples: names.samples.to_vec(),
             epoch: names.epoch,
-            on_device: on_device.clone(),
+            there: there.clone(),
         });
-        Ok(on_device)
+        Ok(there)
     }
 }
 
@@ -117,5 +125,16 @@ impl Gpu {
 pub(super) struct LastNames {
     samples: Vec<u64>,
     epoch: u32,
-    on_device: (Tensor, Tensor),
+    there: NamesThere,
+}
+
+impl LastNames {
+    fn are(&self, names: &DropoutNames) -> bool {
+        self.samples == names.samples && self.epoch == names.epoch
+    }
+}
+
+fn bytes_of(names: &DropoutNames) -> Vec<u8> {
+    let words = std::iter::once(u64::from(names.epoch)).chain(names.samples.iter().copied());
+    words.flat_map(u64::to_le_bytes).collect()
 }

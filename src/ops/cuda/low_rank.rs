@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Tensor};
 
+use super::dropout::NamesThere;
 use super::gpu::Call;
 use super::memory::{Operand, contiguous, operand};
 use super::{Gpu, NULL, Output, failed};
@@ -146,7 +147,7 @@ impl Group {
 /// The names of the masks on the device.
 struct Masks {
     seed: u64,
-    names: Option<(Tensor, Tensor)>,
+    names: Option<NamesThere>,
 }
 
 impl Masks {
@@ -163,8 +164,8 @@ impl Masks {
     /// Samples to r, which all kernels take.
     fn args<'a>(&self, call: Call<'a>, group: &Group) -> Result<Call<'a>> {
         let call = match &self.names {
-            Some((samples, epoch)) => call.arg(operand(samples)?.address()).arg(operand(epoch)?.address()),
-            None => call.arg(NULL).arg(NULL),
+            Some(names) => call.args(names.samples_and_epoch()?),
+            None => call.args([NULL; 2]),
         };
         let call = call.arg(self.seed);
         let call = match group.dropout {

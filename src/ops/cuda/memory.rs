@@ -210,6 +210,11 @@ pub fn uploaded<T: DeviceRepr>(gpu: &Gpu, values: &[T], dtype: DType) -> Result<
     Ok(output)
 }
 
+/// The same of words, as a tensor.
+pub fn words(values: &[u32], device: &Device) -> Result<Tensor> {
+    Ok(uploaded(&*Gpu::of(device)?, values, DType::U32)?.into_tensor(values.len()))
+}
+
 /// Zero bytes from `address` on.
 pub fn clear(gpu: &Gpu, address: u64, bytes: usize) -> Result<()> {
     if bytes == 0 {

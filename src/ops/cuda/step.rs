@@ -7,6 +7,7 @@ use super::memory::{contiguous, download, uploaded};
 use super::{Gpu, NULL, Output, failed};
 use crate::error::Result;
 use crate::ops::launch::{self, RowSums};
+use crate::ops::soft_cross_entropy::{Factors, TargetsThere};
 
 /// Σ x² in f64, infinite or NaN if some x is. SYNC: for benchmarks and tests; a run's steps have `step_state`.
 pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
@@ -71,19 +72,24 @@ pub fn adamw(buffers: [&Tensor; 4], decayed: &Tensor, constants: [f32; 9], epsil
     }
 }
 
-/// Losses of all rows [b] f32, and the gradient of scale·loss_scale·Σ losses; the loss scale is [1] f32 on the GPU.
-pub fn cross_entropy(
-    logits_bc: &Tensor,
-    labels: &[u32],
-    smoothing: f64,
-    scale: f64,
-    loss_scale: Option<&Tensor>,
-) -> Result<(Tensor, Tensor)> {
+/// Losses of all rows [b] f32, and the gradient of scale·Σ losses.
+pub fn cross_entropy(logits_bc: &Tensor, labels: &[u32], smoothing: f64, scale: f64) -> Result<(Tensor, Tensor)> {
+    let labels = uploaded(&*Gpu::of(logits_bc.device())?, labels, DType::U32)?;
+    rows(logits_bc, labels.address(), smoothing, scale, [NULL; 2])
+}
+
+/// The same of labels and factors that lie on the GPU.
+pub fn cross_entropy_there(logits_bc: &Tensor, targets: &TargetsThere, factors: &Factors) -> Result<(Tensor, Tensor)> {
+    let labels = contiguous(&targets.labels_b)?;
+    let (per_sample, loss_scale) = (contiguous(&factors.per_sample)?, contiguous(&factors.loss_scale)?);
+    let there = [per_sample.address(), loss_scale.address()];
+    rows(logits_bc, labels.address(), targets.smoothing, 1.0, there)
+}
+
+fn rows(logits_bc: &Tensor, labels: u64, smoothing: f64, scale: f64, factors: [u64; 2]) -> Result<(Tensor, Tensor)> {
     let gpu = Gpu::of(logits_bc.device())?;
     let (b, c) = logits_bc.dims2()?;
     let logits = contiguous(logits_bc)?;
-    let loss_scale = loss_scale.map(contiguous).transpose()?;
-    let labels = uploaded(&gpu, labels, DType::U32)?;
     let losses = Output::new(&gpu, b, DType::F32)?;
     let dlogits = Output::new(&gpu, b * c, logits.dtype)?;
     let call = gpu
@@ -91,16 +97,15 @@ pub fn cross_entropy(
         .arg(&losses)
         .arg(NULL)
         .arg(&dlogits)
-        .arg(&logits);
-    let call = call
-        .arg(&labels)
+        .arg(&logits)
+        .arg(labels)
         .arg(c as u32)
         .arg(c as u32)
         .arg(smoothing as f32)
         .arg(scale as f32)
-        .arg(loss_scale.as_ref());
-    // SAFETY: cross_entropy_T(losses, predicted, dlogits, logits, labels, c, stride, smoothing, scale, loss_scale), without
-    // predictions; the loss scale may be null.
+        .args(factors);
+    // SAFETY: cross_entropy_T(losses, predicted, dlogits, logits, labels, c, stride, smoothing, scale, per_sample, loss_scale),
+    // without predictions; the factors may be null.
     unsafe { call.launch(launch::cross_entropy(b)) }?;
     Ok((losses.into_tensor(b), dlogits.into_tensor((b, c))))
 }

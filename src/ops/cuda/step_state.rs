@@ -8,10 +8,11 @@ use candle_core::cuda_backend::cudarc::driver::sys::{self, CUresult};
 use candle_core::{DType, Device, Tensor};
 
 use super::driver::explain;
-use super::memory::{contiguous, operand, uploaded};
+use super::memory::{contiguous, from_host, operand, uploaded};
 use super::{Gpu, NULL, Output, failed};
 use crate::error::Result;
 use crate::ops::launch;
+use crate::ops::soft_cross_entropy::Factors;
 use crate::ops::step_state::{Read, Setup, Update};
 
 /// Numbers that kernels/adamw.cu calls `state`; the losses of micro-batches lie behind them.
@@ -29,6 +30,9 @@ pub struct StepState {
     constants: Tensor,
     /// Of every step, f64.
     rates: Tensor,
+    /// [1] f32, and what was put there.
+    per_sample: Tensor,
+    per_sample_is: f32,
     readings: [Place; READINGS],
     next: usize,
 }
@@ -61,13 +65,23 @@ impl StepState {
             state: uploaded(&gpu, &state, DType::F64)?.into_tensor(state.len()),
             constants: uploaded(&gpu, &constants, DType::F32)?.into_tensor(CONSTANTS),
             rates: uploaded(&gpu, &setup.rates, DType::F64)?.into_tensor(setup.rates.len()),
+            per_sample: uploaded(&gpu, &[0f32], DType::F32)?.into_tensor(1),
+            per_sample_is: 0.0,
             setup,
         })
     }
 
-    /// What losses are multiplied by, [1] f32.
-    pub fn loss_scale(&self) -> Result<Tensor> {
-        Ok(self.constants.narrow(0, CONSTANTS - 1, 1)?)
+    /// What gradients are multiplied by in the micro-batches that are asked for from now on; `per_sample` is copied there if
+    /// it has changed, in most runs once.
+    pub fn factors(&mut self, per_sample: f32) -> Result<Factors> {
+        if per_sample != self.per_sample_is {
+            from_host(&self.per_sample, &[per_sample])?;
+            self.per_sample_is = per_sample;
+        }
+        Ok(Factors {
+            per_sample: self.per_sample.clone(),
+            loss_scale: self.constants.narrow(0, CONSTANTS - 1, 1)?,
+        })
     }
 
     /// 0 if the step that was judged last is skipped, [1] f32.
