@@ -212,6 +212,20 @@ def step():
     return {f"batch {batch}": bench_step(model, batch, 60) for batch in sizes}
 
 
+def graphs():
+    """A run on DeiT-tiny, whose kernels are short, with micro-batches as CUDA graphs and op by op; whole steps, and the same losses."""
+    if not a.model or not a.dataset:
+        skip("no DeiT-tiny or no dishes (--model, --dataset)")
+    found = {}
+    for batch in [2] if a.dry_run else [16, 128]:
+        steps = ["--max-steps", "2" if a.dry_run else "100", *LOSSES_ALONE, "--precision", "fp16", "--image-cache", "device" if DEVICE == "cuda" else "host"]
+        runs = {way: train(f"graphs-{way}-{batch}", *small(9, batch), *steps, "--cuda-graph", way, limit=40) for way in ("auto", "off")}
+        rate = {way: of["results"].get("train_samples_per_second") for way, of in runs.items()}
+        found[f"batch {batch}"] = {"images_per_s": rate["auto"], "op by op": rate["off"],
+                                   "largest relative difference of a loss": furthest(runs["auto"]["losses"], runs["off"]["losses"])}
+    return found
+
+
 def peers():
     vit_base()
     found = {}
@@ -346,6 +360,7 @@ def goals():
         ("peak memory, times eager's", "<= 0.45", over(at("step", "batch 128", "peak_MB"), at("peers", "eager", "peak_MB")), lambda x: x <= 0.45),
         ("ResNet-50 step, times PyTorch's", ">= 1.0", over(at("residual", "dtrain", "images_per_s"), at("residual", "channels last", "images_per_s")), lambda x: x >= 1.0),
         ("preprocessing, share of copy bandwidth", ">= 0.6", over(at("kernels", "preprocess_GBps"), at("ceilings", "copy_GBps")), lambda x: x >= 0.6),
+        ("losses of replayed graphs against op by op", "0", at("graphs", "batch 128", "largest relative difference of a loss"), lambda x: x == 0),
         ("losses with pictures kept on the GPU against none", "0", at("caches", "largest relative difference of a loss"), lambda x: x == 0),
         ("whole recipe, times Trainer", ">= 6", over(at("recipe", "Trainer", "seconds"), at("recipe", "dtrain", "seconds")), lambda x: x >= 6),
     ]
@@ -379,7 +394,7 @@ def save():
 
 
 # What tells most comes first. With each part the shortest time, in seconds, in which it is worth beginning.
-PARTS = [(machine, 1), (tests, 20), (memcheck, 20), (accuracy, 20), (ceilings, 10), (step, 20), (peers, 40), (residual, 30),
+PARTS = [(machine, 1), (tests, 20), (memcheck, 20), (accuracy, 20), (ceilings, 10), (step, 20), (peers, 40), (residual, 30), (graphs, 20),
          (kernels, 10), (precisions, 15), (ranks, 20), (recipe, 60), (caches, 40), (racecheck, 20)]
 a.out = os.path.abspath(a.out)
 find()

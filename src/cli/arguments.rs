@@ -16,8 +16,8 @@ pub use augmentation::Augmentation;
 use super::typed::{boolean, max_steps, warmup_steps};
 use crate::error::Result;
 use crate::recipe::{
-    AdapterFormat, Decode, DeviceChoice, EvalTransform, ImageCache, Interval, Layer, Method, OnBadImage, Precision,
-    Recipe, Reporter, Schedule, ShuffleMode, TransformKind, named, resolve,
+    AdapterFormat, CudaGraph, Decode, DeviceChoice, EvalTransform, ImageCache, Interval, Layer, Method, OnBadImage,
+    Precision, Recipe, Reporter, Schedule, ShuffleMode, TransformKind, named, resolve,
 };
 
 /// What `dtrain train` takes.
@@ -278,6 +278,9 @@ pub struct Values {
     /// leaves free on the GPU; a quarter of what is free on the host / ranks of the node]
     #[arg(long, value_name = "X", help_heading = "Machine")]
     image_cache_gb: Option<f64>,
+    /// Ask a GPU for micro-batches as a whole, as a CUDA graph
+    #[arg(long, help_heading = "Machine")]
+    cuda_graph: Option<CudaGraph>,
 }
 
 impl TrainArguments {

@@ -17,7 +17,7 @@ use super::waiting::{self, Waiting};
 use super::{Collective, LocalRank};
 use crate::error::{Error, Result};
 use crate::ops::cuda::memory;
-use crate::ops::cuda::{Gpu, driver::explain};
+use crate::ops::cuda::{Gpu, driver::explain, failed};
 
 /// Ranks with a GPU each.
 pub struct Nccl {
@@ -121,7 +121,7 @@ impl Nccl {
                 .result()
                 .and_then(|()| cuda::cuStreamWaitEvent(self.stream, self.before, 0).result())
         }
-        .map_err(|error| refused("ordering streams", &explain(error)))?;
+        .map_err(|error| failed("ordering streams", explain(error)))?;
         // SAFETY: the operand holds `count` such numbers, read and written in place; what is freed in the device's stream is freed behind the sum.
         let code = unsafe {
             sys::ncclAllReduce(
@@ -144,7 +144,7 @@ impl Nccl {
                 .result()
                 .and_then(|()| cuda::cuStreamWaitEvent(self.gpu.stream(), self.after, 0).result())
         }
-        .map_err(|error| refused("ordering streams", &explain(error)))
+        .map_err(|error| failed("ordering streams", explain(error)))
     }
 
     fn communicator(&self) -> Result<sys::ncclComm_t> {

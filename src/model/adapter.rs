@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use super::names::{self, Matrix};
 use super::report::shortened;
-use super::vit::{Training, Vit};
+use super::vit::Vit;
 use super::weights::{self, Checkpoint};
-use super::{LoadReport, LoraConfig};
+use super::{LoadReport, LoraConfig, Training};
 use crate::error::{Error, IoContext, Result};
 use crate::nn::Projection;
 use crate::ops::matmul::{Factor, Write, product_into};

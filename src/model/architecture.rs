@@ -114,6 +114,22 @@ impl Model {
         }
     }
 
+    /// Is all that forward and backward do asked of the device? Otherwise they cannot be recorded and replayed.
+    pub fn computes_on_device_alone(&self) -> bool {
+        match self {
+            Model::Vit(_) => true,
+            // Counts the batches of its running statistics.
+            Model::ResNet(_) => false,
+        }
+    }
+
+    /// Drops what was kept for a backward pass that does not come.
+    pub fn forget(&mut self) {
+        if let Model::Vit(vit) = self {
+            vit.forget();
+        }
+    }
+
     /// What is kept for the backward pass. Errors: the model cannot recompute.
     pub fn set_activations(&mut self, activations: Activations) -> Result<()> {
         match (self, activations) {

@@ -8,6 +8,7 @@ mod kept;
 pub mod names;
 pub mod report;
 pub mod resnet;
+pub mod training;
 pub mod vit;
 pub mod weights;
 
@@ -25,7 +26,8 @@ pub use kept::Activations;
 pub use lora::LoraConfig;
 pub use report::LoadReport;
 pub use resnet::{PlacedConvolution, ResNet, ResNetConfig, Statistics};
-pub use vit::{Training, Vit};
+pub use training::Training;
+pub use vit::Vit;
 
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use super::build::{self, Parts, Source};
 use super::kept::{Activations, Kept, OfBlock, OwnedNames};
 use super::names;
 use super::weights::{self, Checkpoint};
-use super::{LoadReport, LoraConfig, VitConfig};
+use super::{LoadReport, Training, VitConfig};
 use crate::error::{Error, IoContext, Result};
 use crate::nn::{Below, Block, Embeddings, LayerNorm, Linear};
 use crate::ops::cast::cast;
@@ -21,20 +21,6 @@ use crate::ops::dropout::DropoutNames;
 use crate::ops::meter::{Part, part};
 use crate::ops::storage::tensor;
 use crate::optim::Parameters;
-use crate::recipe::FrozenPart;
-
-/// Which parameters are trained.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Training {
-    /// Adapters and the classifier.
-    Lora(LoraConfig),
-    /// Everything.
-    Full,
-    /// Everything but these parts.
-    AllBut(Vec<FrozenPart>),
-    /// The classifier.
-    Head,
-}
 
 pub struct Vit {
     pub(super) config: VitConfig,
@@ -201,6 +187,11 @@ impl Vit {
             Some(patches_btk) => self.embeddings.backward(&dx, patches_btk),
             None => Ok(()),
         }
+    }
+
+    /// Drops what the last [`Vit::forward`] kept.
+    pub fn forget(&mut self) {
+        self.kept = None;
     }
 
     /// pixels[b,c,h,w] → f32 logits [b,classes], keeping nothing.

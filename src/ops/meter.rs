@@ -139,6 +139,22 @@ pub fn total() -> Work {
     TOTAL.get()
 }
 
+/// Does `body`, whose ops are not counted here; and what they were.
+pub fn aside<R>(body: impl FnOnce() -> R) -> (R, Work) {
+    let before = total();
+    let result = body();
+    let work = total() - before;
+    TOTAL.set(before);
+    (result, work)
+}
+
+/// Counts what was done without its ops being called.
+pub fn add(work: Work) {
+    let mut total = TOTAL.get();
+    total += work;
+    TOTAL.set(total);
+}
+
 /// `count` operations of products.
 pub(super) fn operations(count: usize) {
     let mut total = TOTAL.get();

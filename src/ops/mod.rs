@@ -8,6 +8,7 @@ pub mod adamw;
 pub mod attention;
 pub mod average;
 pub mod batch_norm;
+pub mod captured;
 pub mod cast;
 pub mod ceilings;
 pub mod convolution;

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 pub use augmentation::{ColorJitter, ErasingMode, RandAugment};
 pub use choices::{
-    AdapterFormat, Decode, DeviceChoice, EvalTransform, ImageCache, Interval, Method, OnBadImage, Precision, Reporter,
-    Schedule, ShuffleMode, TransformKind,
+    AdapterFormat, CudaGraph, Decode, DeviceChoice, EvalTransform, ImageCache, Interval, Method, OnBadImage, Precision,
+    Reporter, Schedule, ShuffleMode, TransformKind,
 };
 pub use class_weights::ClassWeights;
 pub use freeze::FrozenPart;
@@ -214,6 +214,8 @@ pub struct Recipe {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
     pub device: DeviceChoice,
+    /// Micro-batches recorded once as a CUDA graph, and replayed.
+    pub cuda_graph: CudaGraph,
 }
 
 impl Recipe {

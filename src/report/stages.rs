@@ -8,6 +8,7 @@ use crate::ops::meter::{self, Work};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     WaitForData,
+    /// Of a micro-batch that a GPU replays all of it.
     Forward,
     Backward,
     /// With waiting for slower ranks.

@@ -11,6 +11,7 @@ use super::evaluate::Evaluator;
 use super::health::{self, GradientAudit};
 use super::inputs::Inputs;
 use super::loading::Loading;
+use super::micro_batch::Asking;
 use super::objective::Objective;
 use super::plan::plan;
 use super::stop::StopRequests;
@@ -128,6 +129,7 @@ impl<'a> Trainer<'a> {
             loader,
             evaluator,
             audit: GradientAudit::new(model.parameters()),
+            asking: Asking::new(recipe.cuda_graph, &model, recipe.per_device_train_batch_size),
             stop,
             state,
             losses,

@@ -39,6 +39,11 @@ impl<'a> GradientSum<'a> {
         }
     }
 
+    /// Is anything summed before everything is final?
+    pub fn is_in_ranges(&self) -> bool {
+        self.ranges.len() > 1
+    }
+
     /// Everything from `start` on is final.
     pub fn is_final_from(&mut self, start: usize) -> Result<()> {
         while self.ranges.len() > 1 && self.ranges.last().is_some_and(|range| range.start >= start) {

@@ -3,6 +3,7 @@
 mod run;
 mod inputs;
 mod loading;
+mod micro_batch;
 mod begin;
 mod trainer;
 mod settle;

@@ -13,9 +13,7 @@ use crate::data::{Batch, Dataset, Draw, EpochOrder, Pairing, Plan};
 use crate::error::Result;
 use crate::ops::cast::sent;
 use crate::ops::cross_entropy::CrossEntropy;
-use crate::ops::soft_cross_entropy::{
-    Factors, Mixed, MixedThere, Targets, TargetsThere, soft_cross_entropy, soft_cross_entropy_there,
-};
+use crate::ops::soft_cross_entropy::{Mixed, MixedThere, Targets, TargetsThere, soft_cross_entropy};
 use crate::ops::storage::{tensor, words};
 
 pub struct Objective {
@@ -78,16 +76,6 @@ impl Objective {
     /// Losses of a batch, not divided, and the gradient of `scale` times their sum.
     pub fn losses(&self, logits_bc: &Tensor, batch: &Batch, scale: f64) -> Result<CrossEntropy> {
         soft_cross_entropy(logits_bc, &self.targets(batch), scale)
-    }
-
-    /// The same on a GPU, where everything is and the losses [b] stay.
-    pub fn losses_there(
-        &self,
-        logits_bc: &Tensor,
-        targets: &TargetsThere,
-        factors: &Factors,
-    ) -> Result<(Tensor, Tensor)> {
-        soft_cross_entropy_there(logits_bc, targets, factors)
     }
 
     /// A batch's targets on a GPU; what came there with its samples is not copied again.

@@ -50,6 +50,7 @@ const IRRELEVANT: &[&str] = &[
     "gradient_checkpointing",
     "dataloader_num_workers",
     "threads",
+    "cuda_graph",
     "image_cache",
     "image_cache_gb",
     "save_total_limit",

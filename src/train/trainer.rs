@@ -17,14 +17,15 @@ use super::bad_images::BadImages;
 use super::checkpoint::LossSums;
 use super::evaluate::Evaluator;
 use super::gradient_sum::GradientSum;
-use super::health::{self, GradientAudit};
+use super::health::GradientAudit;
+use super::micro_batch::{Asking, Telling};
 use super::objective::Objective;
 use super::settle::Asked;
 use super::stop::StopRequests;
 use crate::collective::Collective;
 use crate::data::{Loader, Mixing, Plan, Preprocessor};
-use crate::error::{Error, Result};
-use crate::model::{DropoutNames, Model};
+use crate::error::Result;
+use crate::model::Model;
 use crate::ops::reduce;
 use crate::optim::{Gradients, MovingAverage, StepEnd, Verdict};
 use crate::report::{Begun, EventFile, Outcome, Progress, Stage, Stages, TrainerState};
@@ -45,6 +46,7 @@ pub struct Trainer<'a> {
     pub(super) loader: Loader,
     pub(super) evaluator: Option<Evaluator>,
     pub(super) audit: GradientAudit,
+    pub(super) asking: Asking,
     pub(super) stop: StopRequests,
     pub(super) state: TrainerState,
     pub(super) losses: LossSums,
@@ -115,43 +117,14 @@ impl<'a> Trainer<'a> {
             if batch.samples.is_empty() && !self.model.needs_all_ranks() {
                 continue;
             }
-            let wants =
-                |pass: &str, error: Error| error.wanted_by(|| format!("the {pass} of {} images", batch.samples.len()));
-            let dropout = DropoutNames {
-                seed: recipe.seed,
-                epoch: batch.epoch,
-                samples: &batch.samples,
+            let mut telling = match micro_batch == micro_batches {
+                true => Telling::Sum(&mut sum),
+                false => Telling::Nobody,
             };
-            let logits_bc = self
-                .stages
-                .time(Stage::Forward, || {
-                    let pixels_bchw = batch.pixels_on(&self.run.device)?;
-                    self.model.forward(&pixels_bchw, Some(&dropout))
-                })
-                .map_err(|error| wants("forward pass", error))?;
-            let dlogits_bc = match &factors {
-                Some(factors) => {
-                    let targets = self.objective.targets_there(&batch, &self.run.device)?;
-                    let (losses_b, dlogits_bc) = self.objective.losses_there(&logits_bc, &targets, factors)?;
-                    self.end.note_losses(&losses_b)?;
-                    dlogits_bc
-                }
-                None => {
-                    let entropy = self.objective.losses(&logits_bc, &batch, 1.0 / divisor)?;
-                    health::finite_loss(entropy.sum_loss, step, self.collective, &batch.samples)?;
-                    loss += entropy.sum_loss;
-                    entropy.dlogits_bc
-                }
-            };
-            self.stages
-                .time(Stage::Backward, || {
-                    self.model
-                        .backward_telling(&dlogits_bc, &mut |start| match micro_batch == micro_batches {
-                            true => sum.is_final_from(start),
-                            false => Ok(()),
-                        })
-                })
-                .map_err(|error| wants("backward pass", error))?;
+            match &factors {
+                Some(factors) => self.compute_there(&batch, factors, &mut telling)?,
+                None => loss += self.compute(&batch, step, 1.0 / divisor, &mut telling)?,
+            }
             share += self.objective.share(&batch.labels);
             samples.push(batch.samples);
         }

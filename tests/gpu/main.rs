@@ -13,6 +13,7 @@ mod common;
 mod host;
 mod commands;
 mod feed;
+mod graphs;
 #[path = "../common/job.rs"]
 mod job;
 mod maps;

@@ -28,6 +28,10 @@ fn config(heads: usize) -> VitConfig {
 
 /// The same model on the CPU and on the GPU, with weights that are large enough that attention attends and GELU bends.
 fn twins(heads: usize, training: &Training, dtype: DType) -> (Vit, Vit) {
+    twins_on(place::gpu(), heads, training, dtype)
+}
+
+pub fn twins_on(device: &Device, heads: usize, training: &Training, dtype: DType) -> (Vit, Vit) {
     let dir = tempfile::tempdir().unwrap();
     let lively = Vit::random(config(heads), &Training::Full, 1, &Device::Cpu).unwrap();
     for (i, (name, tensor)) in lively.tensors().iter().enumerate() {
@@ -52,19 +56,19 @@ fn twins(heads: usize, training: &Training, dtype: DType) -> (Vit, Vit) {
         vit
     };
     let gpu = Placement {
-        device: place::gpu().clone(),
+        device: device.clone(),
         compute: dtype,
     };
     (load((&Device::Cpu).into()), load(gpu))
 }
 
-fn lora() -> Training {
+pub fn lora() -> Training {
     let targets = ["query", "key", "value"].map(str::to_owned);
     Training::Lora(LoraConfig::new(2, 3.0, 0.25, &targets).unwrap())
 }
 
 /// Of a rank that tensor cores compute with the projections.
-fn widened(targets: &[&str], dropout: f64) -> Training {
+pub fn widened(targets: &[&str], dropout: f64) -> Training {
     let targets: Vec<String> = targets.iter().map(|&target| target.to_owned()).collect();
     Training::Lora(LoraConfig::new(16, 8.0, dropout, &targets).unwrap())
 }

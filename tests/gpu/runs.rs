@@ -64,7 +64,7 @@ fn losses_are_the_cpus_in_every_precision() {
 }
 
 /// Weights of the last layer norm so large that scaled gradients leave fp16's range.
-fn heat(place: &Playground) {
+pub fn heat(place: &Playground) {
     let file = place.path("model/model.safetensors");
     let mut tensors = safetensors::load(&file, &Device::Cpu).unwrap();
     let norm = tensors.get_mut("vit.layernorm.weight").expect("the last layer norm");

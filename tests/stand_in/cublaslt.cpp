@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <dlfcn.h>
+#include <functional>
 #include <initializer_list>
 #include <string>
 
@@ -16,7 +17,7 @@
 
 namespace {
 
-enum { OK = 0, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
+enum { OK = 0, INVALID_VALUE = 7, EXECUTION_FAILED = 13, NOT_SUPPORTED = 15 };
 enum { F32 = 0, F16 = 2, BF16 = 14 };
 
 struct Layout {
@@ -101,14 +102,15 @@ bool fits(const Description &d, const Layout &a, const Layout &b, const Layout &
     return sizes && types && (d.epilogue == 1 || d.epilogue == 4);
 }
 
-// Does what the driver's stand-in was asked on a stream and left for later.
-void catch_up(void *stream) {
+// Does `job` in the order of a stream of the driver's stand-in, or lets it be captured there.
+int ask(void *stream, const std::function<int()> &job) {
     static auto *function = [] {
         const char *folder = getenv("DTRAIN_CUDA_LIB_DIR");
         void *driver = folder ? dlopen((std::string(folder) + "/libcuda.so.1").c_str(), RTLD_NOW) : nullptr;
-        return reinterpret_cast<int (*)(void *)>(driver ? dlsym(driver, "stand_in_catch_up") : nullptr);
+        return reinterpret_cast<int (*)(void *, const std::function<int()> *)>(
+            driver ? dlsym(driver, "stand_in_ask") : nullptr);
     }();
-    if (function) function(stream);
+    return function ? function(stream, &job) : job();
 }
 
 } // namespace
@@ -154,10 +156,11 @@ API int cublasLtMatmulAlgoGetHeuristic(void *, void *description, void *a, void 
 API int cublasLtMatmul(void *, void *description, const float *alpha, const void *a, void *a_layout, const void *b,
                        void *b_layout, const float *beta, const void *c, void *c_layout, void *d, void *d_layout,
                        const Algorithm *algorithm, void *, size_t, void *stream) {
-    catch_up(stream);
-    auto &what = *static_cast<Description *>(description);
-    auto &la = *static_cast<Layout *>(a_layout), &lb = *static_cast<Layout *>(b_layout);
-    auto &lc = *static_cast<Layout *>(c_layout), &ld = *static_cast<Layout *>(d_layout);
+    // The descriptions may change when the call is over.
+    auto what = *static_cast<Description *>(description);
+    auto la = *static_cast<Layout *>(a_layout), lb = *static_cast<Layout *>(b_layout);
+    auto lc = *static_cast<Layout *>(c_layout), ld = *static_cast<Layout *>(d_layout);
+    float by = *alpha, plus = *beta;
     if (!fits(what, la, lb, lc, ld)) return INVALID_VALUE;
     const void *operands[4] = {a, b, c, d};
     for (int i = 0; i < 4; i++)
@@ -165,20 +168,23 @@ API int cublasLtMatmul(void *, void *description, const float *alpha, const void
             fprintf(stderr, "stand-in cuBLASLt: operand %d is not aligned to %u bytes\n", i, algorithm->alignment[i]);
             return INVALID_VALUE;
         }
-    uint64_t k = what.transposed_a ? la.rows : la.columns;
-    for (uint64_t column = 0; column < ld.columns; column++)
-        for (uint64_t row = 0; row < ld.rows; row++) {
-            double sum = 0;
-            for (uint64_t i = 0; i < k; i++) {
-                size_t ia = what.transposed_a ? row * la.leading + i : i * la.leading + row;
-                size_t ib = what.transposed_b ? i * lb.leading + column : column * lb.leading + i;
-                sum += double(load(a, la.type, ia)) * double(load(b, lb.type, ib));
+    auto multiply = [=] {
+        uint64_t k = what.transposed_a ? la.rows : la.columns;
+        for (uint64_t column = 0; column < ld.columns; column++)
+            for (uint64_t row = 0; row < ld.rows; row++) {
+                double sum = 0;
+                for (uint64_t i = 0; i < k; i++) {
+                    size_t ia = what.transposed_a ? row * la.leading + i : i * la.leading + row;
+                    size_t ib = what.transposed_b ? i * lb.leading + column : column * lb.leading + i;
+                    sum += double(load(a, la.type, ia)) * double(load(b, lb.type, ib));
+                }
+                double value = double(by) * sum;
+                if (plus != 0) value += double(plus) * double(load(c, lc.type, column * lc.leading + row));
+                if (what.epilogue == 4) value += double(load(reinterpret_cast<void *>(what.bias), ld.type, row));
+                store(d, ld.type, column * ld.leading + row, float(value));
             }
-            double value = double(*alpha) * sum;
-            if (*beta != 0) value += double(*beta) * double(load(c, lc.type, column * lc.leading + row));
-            if (what.epilogue == 4) value += double(load(reinterpret_cast<void *>(what.bias), ld.type, row));
-            store(d, ld.type, column * ld.leading + row, float(value));
-        }
-    return OK;
+        return int(OK);
+    };
+    return ask(stream, multiply) ? EXECUTION_FAILED : OK;
 }
 API const char *cublasLtGetStatusString(int) { return "some status"; }

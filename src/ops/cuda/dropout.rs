@@ -1,8 +1,10 @@
 //! The CUDA side of ops::dropout (kernels/dropout.cu).
 
-use candle_core::{DType, Tensor};
+use std::sync::{Arc, MutexGuard};
 
-use super::memory::{Operand, contiguous, operand, uploaded};
+use candle_core::{DType, Device, Tensor};
+
+use super::memory::{Operand, contiguous, operand, upload, uploaded, zeros};
 use super::{Gpu, Output, failed};
 use crate::error::Result;
 use crate::ops::dropout::{Dropout, DropoutNames};
@@ -101,10 +103,55 @@ impl NamesThere {
     }
 }
 
+/// Names in memory that stays, for work that is recorded.
+pub(super) struct FixedNames {
+    device: Device,
+    there: NamesThere,
+}
+
+/// As long as it lives, ops find some names in fixed memory.
+pub(super) struct Standing(Arc<Gpu>);
+
+impl FixedNames {
+    pub(super) fn new(device: &Device, samples: usize) -> Result<FixedNames> {
+        Ok(FixedNames {
+            device: device.clone(),
+            there: NamesThere {
+                words: zeros(8 * (samples + 1), DType::U8, device)?,
+            },
+        })
+    }
+
+    pub(super) fn fill(&self, names: &DropoutNames) -> Result<()> {
+        let bytes = bytes_of(names);
+        if bytes.len() != self.there.words.elem_count() {
+            return Err(failed("names of another number of samples", names.samples.len()));
+        }
+        upload(&*Gpu::of(&self.device)?, operand(&self.there.words)?.address(), &bytes)
+    }
+
+    /// Ops that are asked for `names` read them here.
+    pub(super) fn stand_for(&self, names: &DropoutNames) -> Result<Standing> {
+        let gpu = Gpu::of(&self.device)?;
+        *lock(&gpu) = Some(LastNames {
+            samples: names.samples.to_vec(),
+            epoch: names.epoch,
+            there: self.there.clone(),
+        });
+        Ok(Standing(gpu))
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        *lock(&self.0) = None;
+    }
+}
+
 impl Gpu {
     /// The names on the device; uploaded once for all layers of a micro-batch.
     pub(super) fn dropout_names(&self, names: &DropoutNames) -> Result<NamesThere> {
-        let mut last = self.names.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut last = lock(self);
         if let Some(last) = last.as_ref().filter(|last| last.are(names)) {
             return Ok(last.there.clone());
         }
@@ -132,6 +179,10 @@ impl LastNames {
     fn are(&self, names: &DropoutNames) -> bool {
         self.samples == names.samples && self.epoch == names.epoch
     }
+}
+
+fn lock(gpu: &Gpu) -> MutexGuard<'_, Option<LastNames>> {
+    gpu.names.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 fn bytes_of(names: &DropoutNames) -> Vec<u8> {

@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use candle_core::cuda_backend::cudarc::driver::result::{self, DriverError};
-use candle_core::cuda_backend::cudarc::driver::sys;
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, sys};
 use candle_core::cuda_backend::{CudaDevice, DeviceId};
 use candle_core::{DType, Device};
 
+use super::argument::Argument;
 use super::cublaslt::Blas;
 use super::driver::explain;
 use super::dropout::LastNames;
@@ -38,6 +39,10 @@ pub struct Gpu {
     pub(super) names: Mutex<Option<LastNames>>,
     /// Bytes that are set aside, or just asked for, for pictures that stay.
     pub(super) kept_bytes: AtomicUsize,
+    /// What is asked of the stream is recorded, not done.
+    pub(super) is_recording: AtomicBool,
+    /// Recorded ones that there are.
+    pub(super) graphs: AtomicUsize,
 }
 
 // SAFETY: streams, modules and functions are handles that the driver lets every thread use once the context is bound to
@@ -76,6 +81,8 @@ impl Gpu {
             blas: Mutex::default(),
             names: Mutex::default(),
             kept_bytes: AtomicUsize::new(0),
+            is_recording: AtomicBool::new(false),
+            graphs: AtomicUsize::new(0),
         });
         write(&OPEN).push((device.id(), gpu.clone()));
         Ok(gpu)
@@ -103,6 +110,22 @@ impl Gpu {
         self.stream
     }
 
+    pub(super) fn context(&self) -> Arc<CudaContext> {
+        self.device.cuda_stream().context().clone()
+    }
+
+    pub(super) fn is_recording(&self) -> bool {
+        self.is_recording.load(Ordering::Relaxed)
+    }
+
+    /// An error while work is recorded: `what` cannot be.
+    pub(super) fn is_direct(&self, what: &str) -> Result<()> {
+        match self.is_recording() {
+            false => Ok(()),
+            true => Err(failed(what, "cannot be recorded")),
+        }
+    }
+
     /// Dynamic shared memory that a block may be given, in bytes: 227 KiB on Hopper, 163 or 99 KiB on Ampere.
     pub fn most_shared_bytes(&self) -> u32 {
         self.most_shared_bytes
@@ -125,6 +148,7 @@ impl Gpu {
 
     /// Waits until everything that was asked of the GPU is done.
     pub fn synchronize(&self) -> Result<()> {
+        self.is_direct("a wait for the GPU")?;
         // SAFETY: the stream lives as long as the device that `self` holds.
         unsafe { result::stream::synchronize(self.stream) }.map_err(|error| failed("the GPU", explain(error)))
     }
@@ -228,41 +252,6 @@ impl Call<'_> {
             )
         };
         done.map_err(|error: DriverError| failed(format!("kernel {} by {launch:?}", self.name), explain(error)))
-    }
-}
-
-/// What a kernel takes: numbers, and addresses on the device.
-pub trait Argument {
-    fn cell(self) -> u64;
-}
-
-impl Argument for u32 {
-    fn cell(self) -> u64 {
-        self.into()
-    }
-}
-
-impl Argument for i32 {
-    fn cell(self) -> u64 {
-        (self as u32).into()
-    }
-}
-
-impl Argument for u64 {
-    fn cell(self) -> u64 {
-        self
-    }
-}
-
-impl Argument for f32 {
-    fn cell(self) -> u64 {
-        self.to_bits().into()
-    }
-}
-
-impl Argument for f64 {
-    fn cell(self) -> u64 {
-        self.to_bits()
     }
 }
 

@@ -10,9 +10,9 @@ use candle_core::op::BackpropOp;
 use candle_core::{CudaStorage, DType, Device, Layout, Shape, Storage, StorageRef, Tensor};
 use half::{bf16, f16};
 
+use super::argument::Argument;
 use super::driver::explain;
-use super::failed;
-use super::gpu::{Argument, Gpu};
+use super::{Gpu, failed};
 use crate::error::{Error, Result, SMALLER_STEPS};
 use crate::ops::storage::values;
 
@@ -171,24 +171,6 @@ pub fn sent(here: &Tensor, device: &Device, dtype: DType) -> Result<Tensor> {
     Ok(there)
 }
 
-/// Zeroed memory of the host from which the GPU copies by itself. None: `device` is no GPU, or the system refuses so much.
-pub fn page_locked(device: &Device, bytes: usize) -> Option<*mut u8> {
-    Gpu::of(device).ok()?;
-    // SAFETY: the context is bound; without flags the block is ordinary memory to the processor.
-    let start: *mut u8 = unsafe { result::malloc_host(bytes.max(1), 0) }.ok()?.cast();
-    // SAFETY: a block of so many bytes that nobody else knows of.
-    unsafe { start.write_bytes(0, bytes) };
-    Some(start)
-}
-
-/// Frees what [`page_locked`] gave for this device; no copy from it may be under way.
-pub fn free_page_locked(device: &Device, start: *mut u8) {
-    if Gpu::of(device).is_ok() {
-        // SAFETY: a block of `malloc_host`, freed once. What a driver that is shutting down says of it is of no account.
-        let _ = unsafe { result::free_host(start.cast()) };
-    }
-}
-
 /// Bytes of the GPU's memory that are free, and all of them.
 pub fn free_bytes(device: &Device) -> Result<(usize, usize)> {
     Gpu::of(device)?;
@@ -215,6 +197,22 @@ pub fn words(values: &[u32], device: &Device) -> Result<Tensor> {
     Ok(uploaded(&*Gpu::of(device)?, values, DType::U32)?.into_tensor(values.len()))
 }
 
+/// to = from, a copy on the GPU.
+pub fn copy_into(to: &Tensor, from: &Tensor) -> Result<()> {
+    let gpu = Gpu::of(to.device())?;
+    let (to_at, from_at) = (contiguous(to)?, contiguous(from)?);
+    if to.dims() != from.dims() || to_at.dtype != from_at.dtype {
+        return Err(failed("a copy", format!("of {:?} to {:?}", from.shape(), to.shape())));
+    }
+    let bytes = to.elem_count() * to_at.dtype.size_in_bytes();
+    if bytes == 0 {
+        return Ok(());
+    }
+    // SAFETY: both hold that many bytes.
+    unsafe { result::memcpy_dtod_async(to_at.address, from_at.address, bytes, gpu.stream()) }
+        .map_err(|error| failed("copying on the GPU", explain(error)))
+}
+
 /// Zero bytes from `address` on.
 pub fn clear(gpu: &Gpu, address: u64, bytes: usize) -> Result<()> {
     if bytes == 0 {
@@ -227,6 +225,7 @@ pub fn clear(gpu: &Gpu, address: u64, bytes: usize) -> Result<()> {
 pub fn download<T: Copy>(gpu: &Gpu, address: u64, count: usize, zero: T) -> Result<Vec<T>> {
     let mut values = vec![zero; count];
     if count > 0 {
+        gpu.is_direct("a copy from the GPU")?;
         // SAFETY: callers give the address of an operand with so many values; the copy is waited for below.
         unsafe { result::memcpy_dtoh_async(&mut values, address, gpu.stream()) }
             .map_err(|error| failed("copying from the GPU", explain(error)))?;
@@ -235,10 +234,12 @@ pub fn download<T: Copy>(gpu: &Gpu, address: u64, count: usize, zero: T) -> Resu
     Ok(values)
 }
 
-fn upload<T>(gpu: &Gpu, address: u64, values: &[T]) -> Result<()> {
+/// Writes `values` from `address` on, where there is room for them.
+pub(super) fn upload<T>(gpu: &Gpu, address: u64, values: &[T]) -> Result<()> {
     if values.is_empty() {
         return Ok(());
     }
+    gpu.is_direct("a copy to the GPU")?;
     // SAFETY: as for `download`; from ordinary (not pinned) memory the call returns when the values are staged.
     unsafe { result::memcpy_htod_async(address, values, gpu.stream()) }
         .map_err(|error| failed("copying to the GPU", explain(error)))
@@ -251,8 +252,12 @@ fn allocate<T: DeviceRepr>(
 ) -> Result<(CudaStorageSlice, CUdeviceptr)> {
     let stream = gpu.device.cuda_stream();
     // SAFETY: whoever asks for an output has it written before it is read. Empty blocks are not asked of the driver.
-    let slice =
-        unsafe { stream.alloc::<T>(count.max(1)) }.map_err(|error| refused(gpu, error, count * size_of::<T>()))?;
+    let ask = || unsafe { stream.alloc::<T>(count.max(1)) };
+    let slice = match ask() {
+        Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) if gpu.release_graphs() => ask(),
+        asked => asked,
+    };
+    let slice = slice.map_err(|error| refused(gpu, error, count * size_of::<T>()))?;
     let address = slice.device_ptr(&stream).0;
     Ok((wrap(slice), address))
 }

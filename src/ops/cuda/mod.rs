@@ -4,10 +4,12 @@
 //! Two streams stand beside it and order themselves by events: NCCL's, and the one on which images come (`intake`).
 //! None of candle's own kernels is used: they are compiled when they are first called, which takes seconds.
 
+pub mod argument;
 pub mod attention;
 mod attention_gradients;
 pub mod average;
 pub mod batch_norm;
+pub mod captured;
 pub mod convolution;
 pub mod cublaslt;
 pub mod driver;
@@ -15,12 +17,14 @@ pub mod dropout;
 pub mod elementwise;
 mod event;
 pub mod gpu;
+mod graph;
 pub mod intake;
 pub mod layer_norm;
 pub mod low_rank;
 pub mod matmul;
 pub mod memory;
 pub mod mixing;
+pub mod page_locked;
 pub mod pool;
 pub mod soft_cross_entropy;
 pub mod step;

@@ -21,7 +21,7 @@ unsafe impl Sync for HostMemory {}
 impl HostMemory {
     pub fn new(bytes: usize, device: &Device) -> HostMemory {
         #[cfg(feature = "cuda")]
-        if let Some(start) = crate::ops::cuda::memory::page_locked(device, bytes) {
+        if let Some(start) = crate::ops::cuda::page_locked::page_locked(device, bytes) {
             return HostMemory {
                 start,
                 bytes,
@@ -47,7 +47,7 @@ impl Drop for HostMemory {
     fn drop(&mut self) {
         #[cfg(feature = "cuda")]
         if let Some(device) = &self.locked_for {
-            crate::ops::cuda::memory::free_page_locked(device, self.start);
+            crate::ops::cuda::page_locked::free_page_locked(device, self.start);
             return;
         }
         // SAFETY: allocated with this layout in `new`.
