@@ -18,8 +18,8 @@
 //   partial[parts, R, d] f32: du_iᵀ·dropout_i(h) of `rows` rows each; h[n,d]; du[n,stride]. launch::LowRank::gradient
 // low_rank_gradient_finish(da, partial, parts, d, r, count, da_apart)
 //   da_i[r,d] f32 += Σ partial, in the order of the parts. launch::columns(R·d)
-// low_rank_place_T(w, b, scale, rows, r, stride, column), launch::columns(rows·r)
-//   w[o·stride + column + j] = scale·b[o,j].
+// low_rank_place_T(w, b, scale, rows, r, stride, w_apart, b_apart, w_layer, b_layer), launch::place(rows·r, count, layers)
+//   w[o·stride + j] = scale·b[o,j] of `count` adapters in each of `layers` layers, so many values apart.
 
 #include "mma.h"
 #include "philox.h"
@@ -300,10 +300,12 @@ template <typename T> DEVICE void gradient(float *partial, const T *h, const T *
     }                                                                                                                  \
     EXPORT(low_rank_gradient_##suffix)                                                                                 \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
-        low_rank_place_##suffix(T *w, const T *b, float scale, unsigned rows, unsigned r, unsigned stride,         \
-                                unsigned column) {                                                                     \
+        low_rank_place_##suffix(T *w, const T *b, float scale, unsigned rows, unsigned r, unsigned stride,             \
+                                uint64_t w_apart, uint64_t b_apart, uint64_t w_layer, uint64_t b_layer) {              \
+        w += blockIdx.y * w_apart + blockIdx.z * w_layer;                                                              \
+        b += blockIdx.y * b_apart + blockIdx.z * b_layer;                                                              \
         unsigned i = blockIdx.x * blockDim.x + threadIdx.x;                                                            \
-        if (i < rows * r) w[size_t(i / r) * stride + column + i % r] = from_f32<T>(scale * to_f32(b[i]));                      \
+        if (i < rows * r) w[size_t(i / r) * stride + i % r] = from_f32<T>(scale * to_f32(b[i]));                       \
     }                                                                                                                  \
     EXPORT(low_rank_place_##suffix)
 

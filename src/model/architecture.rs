@@ -123,6 +123,31 @@ impl Model {
         }
     }
 
+    /// From now on whoever changes trained values says so, by [`Model::refresh`] or [`Model::place_adapters`]: copies that are
+    /// computed with are not made anew at every forward pass.
+    pub fn refresh_when_told(&mut self) -> Result<()> {
+        match self {
+            Model::Vit(vit) => vit.refresh_when_told(),
+            Model::ResNet(_) => Ok(()),
+        }
+    }
+
+    /// After trained values were changed.
+    pub fn refresh(&self) -> Result<()> {
+        match self {
+            Model::Vit(vit) => vit.refresh(),
+            Model::ResNet(_) => Ok(()),
+        }
+    }
+
+    /// After the optimizer changed them, which on a GPU rounds them, too.
+    pub fn place_adapters(&self) -> Result<()> {
+        match self {
+            Model::Vit(vit) => vit.place_adapters(),
+            Model::ResNet(_) => Ok(()),
+        }
+    }
+
     /// Drops what was kept for a backward pass that does not come.
     pub fn forget(&mut self) {
         if let Model::Vit(vit) = self {

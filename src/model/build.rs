@@ -19,7 +19,7 @@ use crate::nn::{
 use crate::ops::cast::sent;
 use crate::ops::device::Placement;
 use crate::ops::dropout::Dropout;
-use crate::ops::storage::{tensor, update};
+use crate::ops::storage::{tensor, update, zeros};
 use crate::optim::Decay;
 use crate::optim::parameters::{Layout, Parameters};
 use crate::recipe::AdapterFormat;
@@ -76,6 +76,7 @@ pub(super) fn assemble(
         specs: specs.into_iter().map(|spec| (spec.name.clone(), spec)).collect(),
         parameters,
         named: Vec::new(),
+        packed: None,
         report: LoadReport::default(),
     };
     builder.build()
@@ -222,6 +223,8 @@ struct Builder<'a> {
     specs: HashMap<String, Spec>,
     parameters: Parameters,
     named: Vec<(String, Tensor)>,
+    /// Weights with adapters behind them, of all layers in one buffer.
+    packed: Option<Tensor>,
     report: LoadReport,
 }
 
@@ -277,7 +280,7 @@ impl Builder<'_> {
                 .collect::<Result<Vec<_>>>()?,
             Training::Full | Training::AllBut(_) | Training::Head => Vec::new(),
         };
-        let widened = Widened::new(&qkv, &adapters)?;
+        let widened = Widened::new(&qkv, &adapters, |width| self.packed(layer, 3 * d, width))?;
         if let Some(widened) = &widened {
             qkv.weight = Weight::frozen(widened.projections()?);
         }
@@ -300,6 +303,17 @@ impl Builder<'_> {
                 false => Tokens::All,
             },
         })
+    }
+
+    fn packed(&mut self, layer: usize, rows: usize, width: usize) -> Result<Tensor> {
+        let all = match &self.packed {
+            Some(all) => all.clone(),
+            None => {
+                let (layers, Placement { device, compute }) = (self.config.layers, self.placement);
+                zeros(layers * rows * width, *compute, device)?.reshape((layers, rows, width))?
+            }
+        };
+        Ok(self.packed.insert(all).narrow(0, layer, 1)?.squeeze(0)?)
     }
 
     /// A is uniform in ±1/√inputs (kaiming_uniform with a = √5), B is 0: the first step starts from the base model.

@@ -14,6 +14,7 @@ pub mod weights;
 
 mod anatomy;
 mod build;
+mod copies;
 mod fields;
 mod fit;
 mod role;

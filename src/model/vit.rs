@@ -9,6 +9,7 @@ use std::path::Path;
 use candle_core::{DType, Tensor};
 
 use super::build::{self, Parts, Source};
+use super::copies::Copies;
 use super::kept::{Activations, Kept, OfBlock, OwnedNames};
 use super::names;
 use super::weights::{self, Checkpoint};
@@ -36,6 +37,7 @@ pub struct Vit {
     /// Every tensor of the model under its file name; views of the layers' weights.
     pub(super) named: Vec<(String, Tensor)>,
     activations: Activations,
+    pub(super) copies: Copies,
     kept: Option<Kept>,
 }
 
@@ -243,14 +245,17 @@ impl Vit {
             classifier,
             named,
             activations: Activations::Kept,
+            copies: Copies::AtEveryForward,
             kept: None,
         };
         Ok((vit, report))
     }
 
-    /// Pixels to tokens, and the patches on the way; all rounded copies of weights are up to date afterwards.
+    /// Pixels to tokens, and the patches on the way; all copies of weights are up to date afterwards.
     fn embed(&self, pixels_bchw: &Tensor) -> Result<(Tensor, Tensor)> {
-        self.parameters.refresh()?;
+        if self.copies == Copies::AtEveryForward {
+            self.refresh()?;
+        }
         self.embeddings.forward(&cast(pixels_bchw, self.compute)?)
     }
 

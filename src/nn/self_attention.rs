@@ -57,7 +57,7 @@ impl SelfAttention {
         let _attention = part(Part::Attention);
         let (qkv, mut u) = match &self.widened {
             Some(widened) => {
-                let (qkv, u) = widened.fill(h_bsd, &self.adapters, names)?;
+                let (qkv, u) = widened.fill(h_bsd, names)?;
                 (qkv, vec![u])
             }
             None => (self.qkv.clone(), Vec::with_capacity(self.adapters.len())),

@@ -9,7 +9,7 @@ use super::{Below, Linear, LowRank, Projection, Weight};
 use crate::error::Result;
 use crate::ops::attention::AttentionGradient;
 use crate::ops::dropout::{Dropout, DropoutNames};
-use crate::ops::low_rank::{self, LowRanks};
+use crate::ops::low_rank::{self, LowRanks, Placed};
 use crate::ops::matmul::Factor::{Rows, Transposed};
 use crate::ops::matmul::{self, Write, product_into};
 use crate::ops::meter::{Part, part};
@@ -27,8 +27,12 @@ pub struct Widened {
 }
 
 impl Widened {
-    /// None where adapters must be computed one by one. `qkv` is a frozen [3d,d].
-    pub fn new(qkv: &Linear, adapters: &[(Projection, LowRank)]) -> Result<Option<Widened>> {
+    /// None where adapters must be computed one by one. `qkv` is a frozen [3d,d]; `room` gives zeros of 3d rows of a width.
+    pub fn new(
+        qkv: &Linear,
+        adapters: &[(Projection, LowRank)],
+        room: impl FnOnce(usize) -> Result<Tensor>,
+    ) -> Result<Option<Widened>> {
         let Some((_, first)) = adapters.first() else {
             return Ok(None);
         };
@@ -42,8 +46,12 @@ impl Widened {
             return Ok(None);
         }
         let width = d + r * adapters.len();
-        let weight = zeros(3 * d * width, value.dtype(), value.device())?.reshape((3 * d, width))?;
-        low_rank::place(&weight.narrow(1, 0, d)?, value, 1.0)?;
+        let weight = room(width)?;
+        let own = Placed {
+            w_or: weight.narrow(1, 0, d)?,
+            b_or: value.clone(),
+        };
+        low_rank::place(&[vec![own]], 1.0)?;
         Ok(Some(Widened {
             weight,
             bias: qkv.bias.as_ref().map(|bias| bias.value.clone()),
@@ -64,17 +72,20 @@ impl Widened {
         Ok(self.weight.narrow(1, 0, self.d)?)
     }
 
-    /// The projections of rows whose ends are filled here; u_i = dropout_i(h)·A_iᵀ of all adapters [b,s,R].
-    pub fn fill(
-        &self,
-        h_bsw: &Tensor,
-        adapters: &[(Projection, LowRank)],
-        names: Option<&DropoutNames>,
-    ) -> Result<(Linear, Tensor)> {
+    /// Where the B's of its adapters stand, once [`low_rank::place`] has placed them.
+    pub fn places(&self, adapters: &[(Projection, LowRank)]) -> Result<Vec<Placed>> {
+        let place = |(i, (projection, adapter)): (usize, &(Projection, LowRank))| {
+            Ok(Placed {
+                w_or: self.rows_of(*projection, i)?,
+                b_or: adapter.b.value.clone(),
+            })
+        };
+        adapters.iter().enumerate().map(place).collect()
+    }
+
+    /// The projections, and rows whose ends are filled here: u_i = dropout_i(h)·A_iᵀ of all adapters [b,s,R].
+    pub fn fill(&self, h_bsw: &Tensor, names: Option<&DropoutNames>) -> Result<(Linear, Tensor)> {
         let _adapters = part(Part::Adapters);
-        for (i, (projection, adapter)) in adapters.iter().enumerate() {
-            low_rank::place(&self.rows_of(*projection, i)?, &adapter.b.value, adapter.scale)?;
-        }
         let u_bsr = low_rank::forward(h_bsw, self.low_ranks(), names)?;
         let qkv = Linear {
             weight: Weight::frozen(self.weight.clone()),

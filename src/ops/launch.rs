@@ -49,6 +49,14 @@ pub fn columns(d: usize) -> Launch {
     Launch::line(d.div_ceil(BLOCK), BLOCK)
 }
 
+/// One thread for each of `n` values of `count` adapters in `layers` layers.
+pub fn place(n: usize, count: usize, layers: usize) -> Launch {
+    Launch {
+        grid: [n.div_ceil(BLOCK) as u32, count as u32, layers as u32],
+        ..Launch::line(0, BLOCK)
+    }
+}
+
 /// One block for each of `b` rows of logits.
 pub fn cross_entropy(b: usize) -> Launch {
     Launch::line(b, BLOCK)

@@ -19,6 +19,12 @@ pub struct LowRanks<'a> {
     pub dropout: &'a [Dropout],
 }
 
+/// A matrix, and where it is to stand.
+pub struct Placed {
+    pub w_or: Tensor,
+    pub b_or: Tensor,
+}
+
 /// Can adapters of these ranks be computed so?
 pub fn fits(device: &Device, dtype: DType, d: usize, r: usize, dropout: &[Dropout]) -> bool {
     let apart = |pair: &[Dropout]| pair[1].module.wrapping_sub(pair[0].module);
@@ -68,14 +74,18 @@ pub fn gradients(
     Err(elsewhere(h_bsd, &adapters, names))
 }
 
-/// w = scale·b, where w[o,r] is a part of wider rows.
-pub fn place(w_or: &Tensor, b_or: &Tensor, scale: f32) -> Result<()> {
+/// w = scale·b of the same adapters in all layers, at once; each w[o,r] is a part of wider rows. Layer after layer they lie
+/// equally far apart, and so do those of a layer.
+pub fn place(layers: &[Vec<Placed>], scale: f32) -> Result<()> {
+    let Some(first) = layers.iter().flatten().next() else {
+        return Ok(());
+    };
     #[cfg(feature = "cuda")]
-    if w_or.device().is_cuda() {
-        return super::cuda::low_rank::place(w_or, b_or, scale);
+    if first.w_or.device().is_cuda() {
+        return super::cuda::low_rank::place(layers, scale);
     }
-    let _ = (b_or, scale);
-    Err(refused(format!("adapters in wider rows on {:?}", w_or.device())))
+    let _ = scale;
+    Err(refused(format!("adapters in wider rows on {:?}", first.w_or.device())))
 }
 
 fn elsewhere(x: &Tensor, adapters: &LowRanks, _: Option<&DropoutNames>) -> crate::error::Error {

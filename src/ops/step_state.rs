@@ -41,6 +41,8 @@ pub struct Update<'a> {
     pub second_moments: &'a Tensor,
     /// A bit for each value.
     pub decayed: &'a Tensor,
+    /// Where the new values are written once more, rounded; None: nobody wants them.
+    pub rounded: Option<&'a Tensor>,
 }
 
 /// What came of a step.

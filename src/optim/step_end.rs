@@ -154,7 +154,8 @@ impl StepEnd {
         }
     }
 
-    /// Moves the values unless the gradients were judged to have overflowed, and sets the gradients to 0.
+    /// Moves the values unless the gradients were judged to have overflowed, on a GPU the rounded ones, too; sets the gradients
+    /// to 0.
     pub fn update(&mut self, parameters: &Parameters, verdict: &Verdict) -> Result<()> {
         match (&self.on_gpu, verdict) {
             (Some(state), _) => state.update(&Update {
@@ -163,6 +164,7 @@ impl StepEnd {
                 first_moments: &self.optimizer.first_moments,
                 second_moments: &self.optimizer.second_moments,
                 decayed: self.optimizer.decayed.bits().expect("a GPU's parameters have them"),
+                rounded: parameters.rounded.as_ref(),
             })?,
             (None, Verdict::Known(judgement)) if judgement.gradients == Gradients::Finite => {
                 self.optimizer.step(parameters, judgement.learning_rate)?

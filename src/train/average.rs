@@ -30,7 +30,10 @@ impl Trainer<'_> {
     /// Puts the average in the place of the weights, or these back.
     pub(super) fn swap_average(&self) -> Result<()> {
         match &self.average {
-            Some(average) => average.swap(&averaged(&self.model)),
+            Some(average) => {
+                average.swap(&averaged(&self.model))?;
+                self.model.refresh()
+            }
             None => Ok(()),
         }
     }

@@ -69,6 +69,7 @@ impl<'a> Trainer<'a> {
             notes,
         } = start(run, &mut model, splits.train.classes(), &shuffling.order, collective)?;
 
+        model.refresh_when_told()?;
         if recipe.sync_batch_norm {
             model.normalize_over(ranks.clone());
         }

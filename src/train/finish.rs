@@ -97,6 +97,7 @@ impl Trainer<'_> {
                 *value = f32::from_le_bytes(*bytes);
             }
         })?;
+        self.model.refresh()?;
         self.share_statistics()?;
         Ok(best)
     }

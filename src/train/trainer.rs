@@ -165,6 +165,7 @@ impl<'a> Trainer<'a> {
                 verdict = Verdict::Known(judgement);
             }
             self.end.update(self.model.parameters(), &verdict)?;
+            self.model.place_adapters()?;
             self.update_average(&verdict)?;
             asked.verdict = Some(verdict);
             self.stages.book(Stage::Optimizer, begun);

@@ -5,7 +5,8 @@ use dtrain::model::{DropoutNames, LoraConfig, Training, Vit, VitConfig};
 use dtrain::ops::cross_entropy::cross_entropy;
 use dtrain::ops::device::Placement;
 use dtrain::ops::storage::{update, values};
-use dtrain::optim::{AdamW, AdamWConfig};
+use dtrain::optim::{AdamW, AdamWConfig, LearningRate, StepEnd};
+use dtrain::recipe::Schedule;
 
 use super::{close, place, random, there};
 
@@ -183,5 +184,33 @@ fn a_saved_model_is_the_one_that_was_trained() {
         let (cpu, _) = Vit::load(dir.path(), &classes, &Training::Head, 3, &Device::Cpu).unwrap();
         let ours = gpu.infer(&there(&pixels, DType::F32)).unwrap();
         close(&format!("{training:?}"), &ours, &cpu.infer(&pixels).unwrap(), 1.2e-2);
+    }
+}
+
+/// The copies that a model computes with after a step are those that would be made of its values.
+#[test]
+fn the_optimizer_rounds_what_it_moves() {
+    let pixels = there(&random(&[3, 3, 12, 12], 1, 1.0), DType::F32);
+    for dtype in [DType::F16, DType::BF16] {
+        let (_, mut vit) = twins(1, &widened(&["query", "value"], 0.25), dtype);
+        vit.refresh_when_told().unwrap();
+        let bits = |vit: &Vit| values(&vit.infer(&pixels).unwrap()).unwrap().to_vec();
+        let before = bits(&vit);
+        let optimizer = AdamW::new(vit.parameters(), AdamWConfig::default()).unwrap();
+        let rate = LearningRate {
+            peak: 1e-2,
+            schedule: Schedule::Constant,
+            warmup_steps: 0,
+            total_steps: 2,
+        };
+        let mut end = StepEnd::new(vit.parameters(), optimizer, None, rate, 1.0, 1).unwrap();
+        walk(&mut vit, &pixels, 1.0);
+        let verdict = end.judge(vit.parameters(), 0, 1).unwrap();
+        end.update(vit.parameters(), &verdict).unwrap();
+        vit.place_adapters().unwrap();
+        let after = bits(&vit);
+        vit.refresh().unwrap();
+        assert!(after == bits(&vit), "{dtype:?}");
+        assert!(after != before, "{dtype:?}");
     }
 }

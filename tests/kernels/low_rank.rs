@@ -194,26 +194,33 @@ fn all(shape: Shape, format: Format, probability: f64) -> [Case; 4] {
         },
     );
 
-    // scale·B into its columns of wider rows.
+    // scale·B of all adapters into their columns of wider rows, in two layers.
     let mut place = Case::new(title("place"));
-    let b = normal(format, d * r, 5);
-    let w = place.state(format, vec![3.0; d * (d + all)]);
-    let args = vec![
-        w.clone(),
+    let (layers, b_apart, b_layer) = (2, d * r + 5, count * (d * r + 5) + 7);
+    let b = normal(format, layers * b_layer, 5);
+    let w = place.state(format, vec![3.0; layers * d * (d + all)]);
+    let Arg::Buffer(w_index) = w else { unreachable!() };
+    let mut args = vec![
+        Arg::Within(w_index, d),
         place.input(format, b.clone()),
         Arg::F32(0.5),
         Arg::U32(d as u32),
         Arg::U32(r as u32),
         Arg::U32((d + all) as u32),
-        Arg::U32(d as u32),
     ];
-    place.step(format!("low_rank_place_{suffix}"), launch::columns(d * r), args);
-    let mut placed = vec![3.0; d * (d + all)];
-    for (row, b) in placed.chunks_mut(d + all).zip(b.chunks(r)) {
-        row[d..][..r]
-            .iter_mut()
-            .zip(b)
-            .for_each(|(to, b)| *to = format.rounded(0.5 * b));
+    args.extend([r, b_apart, d * (d + all), b_layer].map(|apart| Arg::U64(apart as u64)));
+    place.step(
+        format!("low_rank_place_{suffix}"),
+        launch::place(d * r, count, layers),
+        args,
+    );
+    let mut placed = vec![3.0; layers * d * (d + all)];
+    for (place, to) in placed.iter_mut().enumerate() {
+        let (row, column) = (place / (d + all), place % (d + all));
+        if let Some(behind) = column.checked_sub(d) {
+            let (layer, adapter) = (row / d, behind / r);
+            *to = format.rounded(0.5 * b[layer * b_layer + adapter * b_apart + row % d * r + behind % r]);
+        }
     }
     place.expect(&w, placed, Tolerance::EXACT);
     [forward, backward, gradient, place]

@@ -9,7 +9,7 @@ use super::{Gpu, NULL, Output, failed};
 use crate::error::Result;
 use crate::ops::dropout::{Dropout, DropoutNames};
 use crate::ops::launch::{self, LowRankShape};
-use crate::ops::low_rank::{LowRanks, fits};
+use crate::ops::low_rank::{LowRanks, Placed, fits};
 use crate::rng::Purpose;
 
 pub fn forward(h_bsw: &Tensor, adapters: LowRanks, names: Option<&DropoutNames>) -> Result<Tensor> {
@@ -79,17 +79,61 @@ pub fn gradients(
     }
 }
 
-pub fn place(w_or: &Tensor, b_or: &Tensor, scale: f32) -> Result<()> {
-    let gpu = Gpu::of(w_or.device())?;
-    let (w, b) = (operand(w_or)?, contiguous(b_or)?);
-    let (rows, r) = b_or.dims2()?;
-    if w_or.dims() != b_or.dims() || w_or.stride()[1] != 1 || w.dtype != b.dtype {
-        return Err(failed("low_rank_place", format!("{:?}", w_or.layout())));
+pub fn place(layers: &[Vec<Placed>], scale: f32) -> Result<()> {
+    let all: Vec<&Placed> = layers.iter().flatten().collect();
+    let count = layers[0].len();
+    let first = all[0];
+    let gpu = Gpu::of(first.w_or.device())?;
+    let alike = |placed: &&Placed| {
+        let (w, b) = (&placed.w_or, &placed.b_or);
+        b.dims() == w.dims()
+            && w.dtype() == b.dtype()
+            && (w.stride(), b.dims()) == (first.w_or.stride(), first.b_or.dims())
+    };
+    if !all.iter().all(alike) || layers.iter().any(|layer| layer.len() != count) || first.w_or.stride()[1] != 1 {
+        return Err(failed("low_rank_place", format!("{:?}", first.w_or.layout())));
     }
-    let call = gpu.kernel("low_rank_place", b.dtype)?.arg(&w).arg(&b).arg(scale);
-    let call = call.arg(rows as u32).arg(r as u32).arg(w_or.stride()[0] as u32);
-    // SAFETY: low_rank_place_T(w, b, scale, rows, r, stride, column).
-    unsafe { call.arg(0u32).launch(launch::columns(rows * r)) }
+    let ws: Vec<Operand> = all.iter().map(|placed| operand(&placed.w_or)).collect::<Result<_>>()?;
+    let bs: Vec<Operand> = all
+        .iter()
+        .map(|placed| contiguous(&placed.b_or))
+        .collect::<Result<_>>()?;
+    let ([w_apart, w_layer], [b_apart, b_layer]) = (steps(&ws, count)?, steps(&bs, count)?);
+    let (rows, r) = first.b_or.dims2()?;
+    let call = gpu
+        .kernel("low_rank_place", bs[0].dtype)?
+        .arg(&ws[0])
+        .arg(&bs[0])
+        .arg(scale);
+    let call = call.arg(rows as u32).arg(r as u32).arg(first.w_or.stride()[0] as u32);
+    // SAFETY: low_rank_place_T(w, b, scale, rows, r, stride, w_apart, b_apart, w_layer, b_layer), which reaches the places of all.
+    unsafe {
+        call.arg(w_apart)
+            .arg(b_apart)
+            .arg(w_layer)
+            .arg(b_layer)
+            .launch(launch::place(rows * r, count, layers.len()))
+    }
+}
+
+/// How many values lie between neighbours of a layer, and between the layers.
+fn steps(operands: &[Operand], count: usize) -> Result<[u64; 2]> {
+    let at = |i: usize| operands.get(i).map_or(operands[0].address(), Operand::address);
+    let [apart, layer] = [if count > 1 { 1 } else { operands.len() }, count].map(|i| at(i).wrapping_sub(at(0)));
+    let expected = |i: usize| {
+        let (layers, adapters) = ((i / count) as u64, (i % count) as u64);
+        at(0)
+            .wrapping_add(layers.wrapping_mul(layer))
+            .wrapping_add(adapters.wrapping_mul(apart))
+    };
+    let bytes = operands[0].dtype.size_in_bytes() as u64;
+    match (0..operands.len()).all(|i| at(i) == expected(i)) && (apart | layer) < 1 << 60 {
+        true => Ok([apart / bytes, layer / bytes]),
+        false => Err(failed(
+            "adapters of all layers at once",
+            "they do not lie in regular steps",
+        )),
+    }
 }
 
 /// Sizes of tokens and adapters.

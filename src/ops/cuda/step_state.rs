@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::driver::explain;
 use super::memory::{contiguous, from_host, operand, uploaded};
-use super::{Gpu, NULL, Output, failed};
+use super::{Gpu, Output, failed};
 use crate::error::Result;
 use crate::ops::launch;
 use crate::ops::soft_cross_entropy::Factors;
@@ -147,9 +147,11 @@ impl StepState {
         );
         let (g, bits) = (contiguous(buffers.gradients)?, contiguous(buffers.decayed)?);
         let constants = contiguous(&self.constants)?;
-        let call = gpu.kernel("adamw", DType::F32)?.arg(&p).arg(&m).arg(&v).arg(NULL);
+        let copy = buffers.rounded.map(contiguous).transpose()?;
+        let format = copy.as_ref().map_or(DType::F32, |copy| copy.dtype);
+        let call = gpu.kernel("adamw", format)?.arg(&p).arg(&m).arg(&v).arg(copy.as_ref());
         let call = call.arg(&g).arg(&bits).arg(&constants);
-        // SAFETY: adamw_T(p, m, v, copy, g, decayed, constants, epsilon, n), without a copy; lengths are checked by the caller.
+        // SAFETY: adamw_T(p, m, v, copy, g, decayed, constants, epsilon, n), where the copy may be null; lengths are the parameters'.
         unsafe {
             call.arg(self.setup.epsilon as f32)
                 .arg(n as u64)
