@@ -1,7 +1,7 @@
 //! Where the time of a ResNet's training step goes: every convolution of the model forward and in both gradients, beside the
 //! rate of the matrix product, and the passes over its feature maps, beside the rate of a copy.
 //!
-//!     cargo run --release --example convolutions [-- BATCH [THREADS [CONFIG.json]]]
+//!     cargo run --release --example convolutions [-- BATCH [THREADS [fp32|bf16 [CONFIG.json]]]]
 //!
 //! Convolutions of one shape are measured once and counted as often as the model has them; without a file the model is
 //! ResNet-50 at 224 px.
@@ -15,6 +15,7 @@ use dtrain::ops::batch_norm::{self, Beside, Moments, Passes, Then};
 use dtrain::ops::ceilings::Ceilings;
 use dtrain::ops::convolution;
 use dtrain::ops::maps::{Maps, MapsShape};
+use dtrain::ops::matmul::Products;
 use dtrain::ops::pool;
 use serde_json::json;
 
@@ -26,7 +27,12 @@ fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |i: usize, default: usize| arguments.get(i).map_or(Ok(default), |text| text.parse());
     let (batch, threads) = (number(0, 16)?, number(1, 2)?);
-    let config = match arguments.get(2) {
+    let products = match arguments.get(2).map(String::as_str) {
+        None | Some("fp32") => Products::F32,
+        Some("bf16") => Products::Bf16,
+        Some(other) => return Err(format!("{other} is neither fp32 nor bf16").into()),
+    };
+    let config = match arguments.get(3) {
         Some(path) => ResNetConfig::from_json(serde_json::from_slice(&std::fs::read(path)?)?, Path::new(path))?,
         None => ResNetConfig::from_json(
             json!({"model_type": "resnet", "hidden_act": "relu"}),
@@ -37,7 +43,7 @@ fn main() -> Result<(), Failure> {
     let Ceilings {
         gflops: product,
         gbytes: copy,
-    } = Ceilings::measure(5);
+    } = Ceilings::measure(5, products);
     println!(
         "batch {batch}, {threads} threads; product {product:.0} GFLOP/s, copy {copy:.1} GB/s (read and written)\n"
     );
@@ -59,7 +65,7 @@ fn main() -> Result<(), Failure> {
     let mut totals = [0.0; 7];
     let mut floor = 0.0;
     for (placed, count) in &counted {
-        let times = measure(placed, batch)?;
+        let times = measure(placed, batch, products)?;
         let n = *count as f64;
         totals
             .iter_mut()
@@ -109,7 +115,7 @@ fn main() -> Result<(), Failure> {
 }
 
 /// Seconds of a convolution forward, for its input, for its weights; of sums, normalisation, and both passes backward.
-fn measure(placed: &PlacedConvolution, batch: usize) -> Result<[f64; 7], Failure> {
+fn measure(placed: &PlacedConvolution, batch: usize, products: Products) -> Result<[f64; 7], Failure> {
     let shape = &placed.shape;
     let kernel = shape.kernel;
     let maps = |(lines, pixels): (usize, usize), channels: usize, margin: usize| {
@@ -130,7 +136,7 @@ fn measure(placed: &PlacedConvolution, batch: usize) -> Result<[f64; 7], Failure
         channels: shape.inputs,
         images: batch,
     };
-    let forward = seconds(|| convolution::convolution(&x, &w, kernel))?;
+    let forward = seconds(|| convolution::convolution(&x, &w, kernel, products))?;
     let moments = Moments::of(&batch_norm::sums(&z)?, 1e-5);
     let ones = vec![1.0; shape.outputs];
     let affine = moments.affine(&ones, &ones);
@@ -142,9 +148,9 @@ fn measure(placed: &PlacedConvolution, batch: usize) -> Result<[f64; 7], Failure
         forward,
         match shape.inputs {
             3 => 0.0,
-            _ => seconds(|| convolution::convolution_backward(&dz, &w, kernel, like))?,
+            _ => seconds(|| convolution::convolution_backward(&dz, &w, kernel, like, products))?,
         },
-        seconds(|| convolution::convolution_backward_weights(&gradient, &dz, &x, kernel))?,
+        seconds(|| convolution::convolution_backward_weights(&gradient, &dz, &x, kernel, products))?,
         seconds(|| batch_norm::sums(&z))?,
         seconds(|| batch_norm::normalized(&z, &affine, Beside::Nothing, Then::Rectified, margin))?,
         seconds(|| batch_norm::gradient_sums(&g, &z, &moments, passes))?,

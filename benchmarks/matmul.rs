@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use dtrain::ops::gemm::{self as product, MatMut, MatRef, PackedB, Product, Threads};
+use dtrain::ops::gemm::{self as product, MatMut, MatRef, PackedB, Product, Products, Threads};
 
 /// c[m,n] = a[m,k]·b[k,n]; a transposed operand lies in memory as [k,m] or [n,k].
 struct Case {
@@ -97,7 +97,7 @@ fn main() {
         let Ok(pool) = pool else { fail("no threads to be had") };
         println!(
             "\n{threads} thread(s), {}, GFLOP/s, best (median)",
-            product::instructions()
+            product::instructions(Products::F32)
         );
         println!(
             "{:<20} {:>5} {:>5} {:>5}  {:>13} {:>13} {:>13}  {:>7} {:>6}",
@@ -178,7 +178,9 @@ impl Operands {
 
 fn measure(case: &Case) {
     let operands = Operands::new(case);
-    let packed: Vec<PackedB> = (0..case.count).map(|i| PackedB::new(operands.b(case, i))).collect();
+    let packed: Vec<PackedB> = (0..case.count)
+        .map(|i| PackedB::new(operands.b(case, i), Products::F32))
+        .collect();
     let size = case.m * case.n;
     let mut results = vec![vec![0f32; size * case.count]; 3];
     let who = if case.count > 1 { Threads::Caller } else { Threads::Pool };

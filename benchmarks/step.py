@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""A training step on the CPU, pixels in memory: dtrain beside PyTorch eager, in f32, with channels last, under bf16 autocast.
+"""A training step on the CPU, pixels in memory: dtrain in f32 and in bf16 beside PyTorch eager, in f32, with channels last, under
+bf16 autocast.
 
     python benchmarks/step.py target/release/dtrain MODEL_DIR [--method lora|full] [--batch 16] [--threads 2] [--rounds 2]
     python benchmarks/step.py target/release/dtrain resnet-50       # random weights, if there is no such directory
 
 Both sides load the same checkpoint: LoRA (r 16, alpha 16, dropout 0.1, query and value) through peft, or full fine-tuning, which
-is what ResNets get, in f32 alone.
+is what ResNets get. dtrain computes in bf16 on processors with AVX512_BF16 as fast as it can, on others slowly.
 AdamW (fused in PyTorch), clipping at norm 1. In each round every side runs in a process of its own: 2 steps warm up, then the
 median of --steps. Peak memory is the process's largest resident set.
 """
@@ -20,7 +21,7 @@ arguments.add_argument("--classes", type=int, default=101)
 arguments.add_argument("--threads", type=int, default=2)
 arguments.add_argument("--steps", type=int, default=4)
 arguments.add_argument("--rounds", type=int, default=2)
-arguments.add_argument("--sides", help="default: dtrain,f32,bf16; dtrain,f32,channels-last for a ResNet")
+arguments.add_argument("--sides", help="default: dtrain,dtrain-bf16,f32,bf16; channels-last in the place of bf16 for a ResNet")
 arguments.add_argument("--json", help="a file for the raw numbers")
 arguments.add_argument("--peer", choices=["f32", "channels-last", "bf16"], help=argparse.SUPPRESS)
 a = arguments.parse_args()
@@ -64,9 +65,10 @@ def peer(side):
                       "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}))
 
 
-def ours():
+def ours(precision):
     command = [a.program, "bench", "step", a.model, "--method", a.method, "--batch", str(a.batch), "--classes", str(a.classes),
-               "--threads", str(a.threads), "--rounds", str(a.steps), "--device", "cpu", "--json"]
+               "--threads", str(a.threads), "--rounds", str(a.steps), "--device", "cpu", "--precision", precision,
+               "--json"]
     report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     step = report["rows"][-1]
     return {"seconds": step["ms"]["median"] / 1e3, "megabytes": int(report["settings"]["peak memory"].split()[0]),
@@ -91,23 +93,26 @@ if a.model == "resnet-50" and not os.path.isdir(a.model):
 with open(os.path.join(a.model, "config.json")) as config:
     is_resnet = json.load(config).get("model_type") == "resnet"
 a.method = a.method or ("full" if is_resnet else "lora")
-a.sides = a.sides or ("dtrain,f32,channels-last" if is_resnet else "dtrain,f32,bf16")
+a.sides = a.sides or "dtrain,dtrain-bf16,f32," + ("channels-last" if is_resnet else "bf16")
+mine = {"dtrain": "fp32", "dtrain-bf16": "bf16"}
 results = {side: [] for side in a.sides.split(",")}
 for _ in range(a.rounds):
     for side in results:
-        results[side].append(ours() if side == "dtrain" else theirs(side))
-names = {"dtrain": "dtrain f32", "f32": "PyTorch eager f32", "channels-last": "PyTorch eager f32, channels last",
+        results[side].append(ours(mine[side]) if side in mine else theirs(side))
+names = {"dtrain": "dtrain f32", "dtrain-bf16": "dtrain bf16", "f32": "PyTorch eager f32", "channels-last": "PyTorch eager f32, channels last",
          "bf16": "PyTorch eager, bf16 autocast"}
-mine = statistics.median(r["seconds"] for r in results["dtrain"])
+seconds = {side: statistics.median(r["seconds"] for r in runs) for side, runs in results.items()}
+mine = [side for side in results if side in mine]
 print(f"{os.path.basename(a.model.rstrip('/'))}, {a.method}, batch {a.batch}, {a.threads} threads, "
       f"{a.rounds} rounds in turns of {a.steps} steps; median [slowest-fastest]\n")
-print("| side | images/s | peak MB | dtrain is faster by |\n|---|---|---|---|")
+print("| side | images/s | peak MB | % of the product's rate | " + " | ".join(f"{names[side]} is faster by" for side in mine) + " |")
+print("|---" * (4 + len(mine)) + "|")
 for side, runs in results.items():
     speeds = [a.batch / r["seconds"] for r in runs]
-    ratio = statistics.median(r["seconds"] for r in runs) / mine
-    note = f"{runs[0]['share']:.0f} % of the product's rate" if side == "dtrain" else f"{ratio:.2f}"
+    ratios = ["" if side == other else f"{seconds[side] / seconds[other]:.2f}" for other in mine]
+    share = f"{runs[0]['share']:.0f}" if side in mine else ""
     print(f"| {names[side]} | {statistics.median(speeds):.2f} [{min(speeds):.2f}-{max(speeds):.2f}] | "
-          f"{max(r['megabytes'] for r in runs):,} | {note} |")
+          f"{max(r['megabytes'] for r in runs):,} | {share} | " + " | ".join(ratios) + " |")
 if a.json:
     from importlib.metadata import version
     versions = {name: version(name) for name in ("torch", "transformers", "peft")}

@@ -3,6 +3,8 @@
 //! The numbers were made on the CPU in f32 (reference/parity.py of the reference material). Their own rounding is of the
 //! order of 1e-6; a run of several steps amplifies it, hence the tolerances that stand with each comparison.
 
+#[path = "parity/bf16.rs"]
+mod bf16;
 mod common;
 #[path = "parity/resnet.rs"]
 mod resnet;

@@ -216,6 +216,28 @@ fn the_number_of_ranks_changes_nothing_about_what_is_trained() {
     }
 }
 
+/// Sums in another order move values by 2⁻²⁴, some of which are then rounded to the other of two neighbours in bf16, 2⁻⁸ away.
+#[test]
+fn the_number_of_ranks_changes_nothing_but_rounding_in_bf16() {
+    let place = Playground::new(50, 17);
+    let run = |world: usize, batch: &str| {
+        let name = format!("bf16 on {world}");
+        let batch = format!("per-device-train-batch-size={batch}");
+        let more = ["precision=bf16", batch.as_str(), "gradient-accumulation-steps=1"];
+        place.succeed(world, &name, &with(&INVARIANCE, &more))
+    };
+    let (alone, ranks) = (run(0, "12"), run(2, "6"));
+    for (what, tolerance) in [("loss", 1e-2), ("grad_norm", 5e-2), ("eval_loss", 1e-2)] {
+        assert_close(what, &ranks.history(what), &alone.history(what), tolerance);
+    }
+    let says_so = |text: &str| text.contains("round their operands to bf16") || text.contains("AVX512_BF16");
+    assert!(
+        says_so(&alone.ended.text) && says_so(&ranks.ended.text),
+        "{}",
+        alone.ended.text
+    );
+}
+
 /// Weights of classes, draws with replacement, mixed samples, averages: all of them are functions of the epoch and the global
 /// batch, also with shares of an odd size, whose partners lie with other ranks, and with a picture that cannot be read.
 #[test]

@@ -74,13 +74,13 @@ fn children(process: u32) -> Vec<u32> {
 #[test]
 fn a_killed_run_resumed_ends_bit_for_bit_as_the_uninterrupted_one() {
     let place = Playground::new(60, 16);
-    for world in [0, 2] {
+    for (world, precision) in [(0, "precision=fp32"), (2, "precision=bf16")] {
         let batch = if world == 2 {
             "per-device-train-batch-size=6"
         } else {
             "per-device-train-batch-size=12"
         };
-        let run = with(&RUN, &[batch]);
+        let run = with(&RUN, &[batch, precision]);
         let whole = place.succeed(world, &format!("whole {world}"), &run);
         assert_eq!(whole.json("trainer_state.json")["global_step"], 30);
 

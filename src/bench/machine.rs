@@ -2,7 +2,7 @@
 
 use std::fs::read_to_string;
 
-use crate::ops::gemm;
+use crate::ops::gemm::{self, Products};
 
 /// The machine and the program.
 #[derive(Clone, Debug)]
@@ -14,7 +14,7 @@ pub struct Machine {
     pub memory_gib: f64,
     pub system: String,
     pub dtrain: &'static str,
-    /// Of the matrix product: AVX-512, AVX2 or plain.
+    /// Of the matrix product in f32: AVX-512, AVX2 or plain.
     pub instructions: &'static str,
     /// Processes that were running or ready besides this one's threads, over the last minute: a busy machine measures badly.
     pub load: f64,
@@ -35,7 +35,7 @@ impl Machine {
                 |release| format!("Linux {}", release.trim()),
             ),
             dtrain: env!("CARGO_PKG_VERSION"),
-            instructions: gemm::instructions(),
+            instructions: gemm::instructions(Products::F32),
             load: load.split(' ').next().and_then(|one| one.parse().ok()).unwrap_or(0.0),
         }
     }

@@ -18,6 +18,7 @@ use crate::ops::cast::sent;
 use crate::ops::ceilings::Ceilings;
 use crate::ops::cross_entropy::{CrossEntropy, cross_entropy};
 use crate::ops::device::Placement;
+use crate::ops::gemm;
 use crate::ops::meter::{self, Part, part};
 use crate::optim::{AdamW, AdamWConfig, LearningRate, StepEnd, Verdict};
 use crate::recipe::Schedule;
@@ -53,7 +54,7 @@ pub fn step(what: &Step) -> Result<Report> {
     );
     let device = &what.placement.device;
     let ceilings = match device.is_cpu() {
-        true => Some(Ceilings::measure(what.rounds)),
+        true => Some(Ceilings::measure(what.rounds, what.placement.products)),
         false => None,
     };
     let mut steps = Steps::new(what)?;
@@ -67,7 +68,11 @@ pub fn step(what: &Step) -> Result<Report> {
         ),
     );
     report.setting("batch", what.batch);
-    report.setting("compute", format!("{:?} on {device:?}", what.placement.compute));
+    let Placement { compute, products, .. } = what.placement;
+    report.setting("compute", format!("{compute:?} on {device:?}"));
+    if device.is_cpu() {
+        report.setting("products", format!("{products:?}, {}", gemm::instructions(products)));
+    }
     report.setting("threads", rayon::current_num_threads());
     report.setting("rounds", format!("{}, median [least-most]", what.rounds));
 
@@ -166,7 +171,7 @@ impl Steps {
         let shape = (what.batch, channels, height, width);
         // Drawn here: candle's generator of a GPU is a library that nothing else needs.
         let pixels = Tensor::randn(0f32, 1f32, shape, &Device::Cpu)?;
-        let Placement { device, compute } = &what.placement;
+        let Placement { device, compute, .. } = &what.placement;
         Ok(Steps {
             end,
             model,

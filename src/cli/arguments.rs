@@ -178,7 +178,7 @@ pub struct Values {
     /// Batch normalisation over the samples of all ranks instead of each rank's own
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = boolean, help_heading = "Training")]
     sync_batch_norm: Option<bool>,
-    /// Dtype of the computation; master weights are always f32
+    /// Dtype of the computation; master weights are always f32. On a CPU bf16 is that of products' operands, if it has AVX512_BF16
     #[arg(long, help_heading = "Training", conflicts_with_all = ["fp16", "bf16"])]
     precision: Option<Precision>,
     /// Same as --precision fp16

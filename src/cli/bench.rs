@@ -92,7 +92,7 @@ struct StepArguments {
     threads: Option<usize>,
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
-    /// Dtype of the computation on a GPU
+    /// Dtype of the computation; on a CPU fp16 means fp32
     #[arg(long, default_value = "fp16")]
     precision: Precision,
 }

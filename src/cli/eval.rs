@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::fetch::{self, DatasetName};
-use super::run::precision;
+use super::run::{have_bf16, precision};
 use super::train::start_threads;
 use super::trained::{ModelArguments, ModelPlaces, Trained};
 use super::{cores, say};
@@ -50,7 +50,7 @@ pub struct EvalArguments {
     output_dir: Option<PathBuf>,
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
-    /// Dtype of the computation on a GPU
+    /// Dtype of the computation; on a CPU fp32, or bf16 where it has AVX512_BF16
     #[arg(long, default_value = "fp32")]
     precision: Precision,
 }
@@ -74,7 +74,7 @@ fn carry_out(arguments: &EvalArguments, collective: &Arc<dyn Collective>) -> Res
     let opened = open(arguments.device, place)?;
     ranks_of_device(&**collective, opened.identity.as_deref())?;
     let (device, mut remarks) = (opened.device, vec![opened.note]);
-    let precision = precision(arguments.precision, &device, &mut remarks);
+    let precision = precision(arguments.precision, &device, have_bf16(&**collective)?, &mut remarks);
     let placement = Placement::new(&device, precision);
     let columns = Columns {
         image: arguments.image_column_name.clone(),

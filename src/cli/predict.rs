@@ -18,6 +18,7 @@ use crate::collective::Single;
 use crate::data::{BadImage, Loader, MicroBatch, Samples, Transform};
 use crate::error::{Error, Result};
 use crate::ops::device::{NodeRank, Placement, open};
+use crate::ops::gemm;
 use crate::ops::storage::values;
 use crate::recipe::{DeviceChoice, OnBadImage, Precision};
 use crate::train::Pass;
@@ -49,7 +50,7 @@ pub struct PredictArguments {
     batch_size: u32,
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
-    /// Dtype of the computation on a GPU
+    /// Dtype of the computation; on a CPU fp32, or bf16 where it has AVX512_BF16
     #[arg(long, default_value = "fp32")]
     precision: Precision,
 }
@@ -77,7 +78,7 @@ impl PredictArguments {
         let hub = self.model.hub()?;
         let opened = open(self.device, NodeRank { rank: 0, ranks: 1 })?;
         notes.push(opened.note);
-        let precision = precision(self.precision, &opened.device, &mut notes);
+        let precision = precision(self.precision, &opened.device, gemm::has_bf16(), &mut notes);
         let placement = Placement::new(&opened.device, precision);
         let trained = Trained::load(&self.model.places(&hub, &mut notes)?, &placement)?;
         let pictures = Pictures::find(&self.inputs, self.split.as_deref(), |name, splits, columns| {

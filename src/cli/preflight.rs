@@ -141,6 +141,7 @@ impl<'a> Preflight<'a> {
         let dtype = match run.precision {
             Precision::Fp32 => "f32",
             Precision::Fp16 => "f16 with f32 master weights",
+            Precision::Bf16 if run.device.is_cpu() => "f32, of which products round their operands to bf16",
             Precision::Bf16 => "bf16 with f32 master weights",
         };
         format!(

@@ -2,7 +2,9 @@
 
 use candle_core::Device;
 
+use crate::collective::{Collective, gather};
 use crate::error::{Error, Result};
+use crate::ops::gemm;
 use crate::recipe::{BestMetric, Interval, Precision, Recipe};
 use crate::train::{Run, When};
 
@@ -18,6 +20,8 @@ pub struct Facts {
     pub ranks_of_device: usize,
     /// Cores that this rank may use.
     pub cores: usize,
+    /// Do the processors of all ranks multiply in bf16?
+    pub bf16: bool,
 }
 
 /// A run, and what it does otherwise than the recipe says: a line each.
@@ -42,7 +46,7 @@ pub fn decide(recipe: Recipe, facts: &Facts, device: Device) -> Result<Decided> 
     if recipe.max_train_samples.is_some_and(|most| most > facts.train_samples) {
         notes.push(format!("--max-train-samples: there are only {}", facts.train_samples));
     }
-    let precision = precision(recipe.precision, &device, &mut notes);
+    let precision = precision(recipe.precision, &device, facts.bf16, &mut notes);
 
     let micro = recipe.per_device_train_batch_size;
     let batch = [micro, facts.world, recipe.gradient_accumulation_steps];
@@ -110,14 +114,29 @@ pub fn decide(recipe: Recipe, facts: &Facts, device: Device) -> Result<Decided> 
     })
 }
 
-/// What is computed in on this device, with a line if that is not what was asked for.
-pub fn precision(asked: Precision, device: &Device, notes: &mut Vec<String>) -> Precision {
-    if device.is_cpu() && asked != Precision::Fp32 {
-        let name = if asked == Precision::Fp16 { "fp16" } else { "bf16" };
-        notes.push(format!("precision {name} is for GPUs: the CPU computes in f32"));
-        return Precision::Fp32;
-    }
-    asked
+/// What is computed in on this device, with a line if that is not what was asked for. On a CPU that is bf16 where it is an
+/// instruction (`bf16`), and f32 otherwise.
+pub fn precision(asked: Precision, device: &Device, bf16: bool, notes: &mut Vec<String>) -> Precision {
+    let note = match (asked, bf16) {
+        (Precision::Fp32, _) => return asked,
+        _ if !device.is_cpu() => return asked,
+        (Precision::Bf16, true) => return asked,
+        (Precision::Bf16, false) => {
+            "precision bf16 is for GPUs, and for processors with AVX512_BF16 on all ranks: here the CPU computes in f32"
+        }
+        (Precision::Fp16, false) => "precision fp16 is for GPUs: the CPU computes in f32",
+        (Precision::Fp16, true) => {
+            "precision fp16 is for GPUs: the CPU computes in f32; --precision bf16 is faster here"
+        }
+    };
+    notes.push(note.to_owned());
+    Precision::Fp32
+}
+
+/// Do the processors of all ranks multiply in bf16? Every rank must call it.
+pub fn have_bf16(collective: &dyn Collective) -> Result<bool> {
+    let answers = gather(collective, &[u8::from(gemm::has_bf16())])?;
+    Ok(answers.iter().all(|answer| answer == &[1]))
 }
 
 fn total_steps(recipe: &Recipe, steps_per_epoch: u64) -> Result<u64> {
@@ -164,6 +183,7 @@ mod tests {
         world: 1,
         ranks_of_device: 1,
         cores: 4,
+        bf16: false,
     };
 
     fn refused(change: impl FnOnce(&mut Recipe), facts: &Facts) -> String {
@@ -208,11 +228,23 @@ mod tests {
     }
 
     #[test]
-    fn half_precision_on_a_cpu_becomes_f32_with_a_note() {
+    fn half_precision_on_a_cpu_becomes_f32_with_a_note_where_it_has_none() {
         let decided = decided(|_| (), &SEED).unwrap();
         assert_eq!(decided.run.precision, Precision::Fp32);
         assert_eq!(decided.notes.len(), 1, "{:?}", decided.notes);
         assert!(decided.notes[0].contains("fp16"), "{:?}", decided.notes);
+        for bf16 in [false, true] {
+            let decided = decided_with(Precision::Bf16, &Facts { bf16, ..SEED });
+            let (precision, notes) = match bf16 {
+                true => (Precision::Bf16, 0),
+                false => (Precision::Fp32, 1),
+            };
+            assert_eq!((decided.run.precision, decided.notes.len()), (precision, notes));
+        }
+    }
+
+    fn decided_with(precision: Precision, facts: &Facts) -> Decided {
+        decided(|recipe| recipe.precision = precision, facts).unwrap()
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::arguments::TrainArguments;
 use super::preflight::Preflight;
-use super::run::{Decided, Facts, decide};
+use super::run::{Decided, Facts, decide, have_bf16};
 use super::{cores, failed, fetch, push, say};
 use crate::collective::{Collective, job, ranks_of_device, with_devices};
 use crate::error::{Error, Result};
@@ -50,6 +50,7 @@ pub fn carry_out(recipe: Recipe, depth: Depth, collective: &Arc<dyn Collective>)
         world: collective.world(),
         ranks_of_device: ranks_of_device(&*collective, opened.identity.as_deref())?,
         cores: cores::of_this_rank(&*collective)?,
+        bf16: have_bf16(&*collective)?,
     };
     let Decided { run, mut notes } = decide(recipe, &facts, opened.device)?;
     start_threads(run.threads)?;

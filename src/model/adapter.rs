@@ -16,7 +16,7 @@ use super::weights::{self, Checkpoint};
 use super::{LoadReport, LoraConfig, Training};
 use crate::error::{Error, IoContext, Result};
 use crate::nn::Projection;
-use crate::ops::matmul::{Factor, Write, product_into};
+use crate::ops::matmul::{Factor, Products, Write, product_into};
 use crate::ops::storage::update;
 use crate::recipe::AdapterFormat;
 
@@ -208,7 +208,8 @@ impl Vit {
                 let b = self.adapter_value(layer, target, Matrix::B)?.to_device(&Device::Cpu)?;
                 let merged = weight.copy()?;
                 let scale = lora.scale() as f32;
-                product_into(&merged, Write::Add, scale, Factor::Rows(&b), Factor::Rows(&a))?;
+                let (a, b) = (Factor::Rows(&a), Factor::Rows(&b));
+                product_into(&merged, Write::Add, scale, b, a, Products::F32)?;
                 *weight = merged;
             }
         }

@@ -19,6 +19,7 @@ use crate::nn::{
 use crate::ops::cast::sent;
 use crate::ops::device::Placement;
 use crate::ops::dropout::Dropout;
+use crate::ops::matmul::Products;
 use crate::ops::storage::{tensor, update, zeros};
 use crate::optim::Decay;
 use crate::optim::parameters::{Layout, Parameters};
@@ -248,7 +249,11 @@ impl Builder<'_> {
             .map(|layer| self.block(layer))
             .collect::<Result<Vec<_>>>()?;
         let norm = self.norm("vit.layernorm")?;
-        let classifier = self.linear("classifier", config.classes.len(), d)?;
+        let classifier = Linear {
+            // A few operations, whose rounding would be in every logit.
+            products: Products::F32,
+            ..self.linear("classifier", config.classes.len(), d)?
+        };
         Ok(Parts {
             embeddings,
             blocks,
@@ -271,6 +276,7 @@ impl Builder<'_> {
                 QkvBias::Present => Some(self.weight(&qkv_names("bias"), &[3 * d], Role::Multiplied)?),
                 QkvBias::Absent => None,
             },
+            products: self.placement.products,
         };
         let adapters = match self.training {
             Training::Lora(lora) => lora
@@ -309,7 +315,7 @@ impl Builder<'_> {
         let all = match &self.packed {
             Some(all) => all.clone(),
             None => {
-                let (layers, Placement { device, compute }) = (self.config.layers, self.placement);
+                let (layers, Placement { device, compute, .. }) = (self.config.layers, self.placement);
                 zeros(layers * rows * width, *compute, device)?.reshape((layers, rows, width))?
             }
         };
@@ -339,6 +345,7 @@ impl Builder<'_> {
                 probability: lora.dropout,
                 module: place,
             },
+            products: self.placement.products,
         })
     }
 
@@ -355,6 +362,7 @@ impl Builder<'_> {
         Ok(Linear {
             weight: self.weight(&[format!("{name}.weight")], &[outputs, inputs], Role::Multiplied)?,
             bias: Some(self.weight(&[format!("{name}.bias")], &[outputs], Role::Multiplied)?),
+            products: self.placement.products,
         })
     }
 

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::ops::batch_norm::Then;
 use crate::ops::convolution::{self, Kernel};
 use crate::ops::maps::{Maps, MapsShape};
+use crate::ops::matmul::Products;
 use crate::ops::meter::{Part, UnderWay, part};
 use crate::ops::normalization::{Beside, Normalization, Passes, normalized};
 use crate::ops::pool::{self, Places};
@@ -17,6 +18,7 @@ pub struct Convolution {
     /// [o,i,k,k]
     pub weight: Weight,
     pub kernel: Kernel,
+    pub products: Products,
     pub norm: BatchNorm,
 }
 
@@ -49,7 +51,7 @@ impl Convolution {
 
     pub fn convolve(&self, x: &Maps) -> Result<Maps> {
         let _convolution = self.under_way();
-        convolution::convolution(x, &self.weight.value, self.kernel)
+        convolution::convolution(x, &self.weight.value, self.kernel, self.products)
     }
 
     /// From the gradient of the normalised values to that of the convolution's result; adds to the gradients of all
@@ -69,7 +71,7 @@ impl Convolution {
         let dz = self.norm.backward(upstream, &kept.z, &kept.norm, together, margin)?;
         if let Some(gradient) = &self.weight.gradient {
             let _convolution = self.under_way();
-            convolution::convolution_backward_weights(gradient, &dz, x, self.kernel)?;
+            convolution::convolution_backward_weights(gradient, &dz, x, self.kernel, self.products)?;
         }
         Ok(dz)
     }
@@ -77,13 +79,13 @@ impl Convolution {
     /// From there to the gradient with respect to x.
     pub fn backward(&self, dz: &Maps, like: MapsShape) -> Result<Maps> {
         let _convolution = self.under_way();
-        convolution::convolution_backward(dz, &self.weight.value, self.kernel, like)
+        convolution::convolution_backward(dz, &self.weight.value, self.kernel, like, self.products)
     }
 
     /// The same, added to `dx` in place.
     pub fn backward_into(&self, dx: &Maps, dz: &Maps) -> Result<()> {
         let _convolution = self.under_way();
-        convolution::convolution_backward_into(dx, dz, &self.weight.value, self.kernel)
+        convolution::convolution_backward_into(dx, dz, &self.weight.value, self.kernel, self.products)
     }
 
     fn under_way(&self) -> UnderWay {

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::Result;
-use crate::ops::matmul::{self, Factor, Write};
+use crate::ops::matmul::{self, Factor, Products, Write};
 use crate::ops::reduce;
 
 /// A weight, and the place where its gradient is summed up if it is trained.
@@ -36,23 +36,25 @@ pub struct Linear {
     pub weight: Weight,
     /// [o]
     pub bias: Option<Weight>,
+    pub products: Products,
 }
 
 impl Linear {
     /// x[…,i] → […,o]
     pub fn forward(&self, x_ni: &Tensor) -> Result<Tensor> {
-        matmul::linear(x_ni, &self.weight.value, self.bias.as_ref().map(|b| &b.value))
+        let bias = self.bias.as_ref().map(|b| &b.value);
+        matmul::linear(x_ni, &self.weight.value, bias, self.products)
     }
 
     /// residual[b,q,o], whose images may lie apart, plus the layer's output for x[b,q,i].
     pub fn forward_onto(&self, residual_bqo: &Tensor, x_bqi: &Tensor) -> Result<Tensor> {
         let bias = self.bias.as_ref().map(|b| &b.value);
-        matmul::linear_onto(residual_bqo, x_bqi, &self.weight.value, bias)
+        matmul::linear_onto(residual_bqo, x_bqi, &self.weight.value, bias, self.products)
     }
 
     /// Gradient with respect to x: dy[…,o]·w.
     pub fn backward(&self, dy_no: &Tensor) -> Result<Tensor> {
-        matmul::product(dy_no, &self.weight.value)
+        matmul::product(dy_no, &self.weight.value, self.products)
     }
 
     /// As [`Linear::backward`], added to `dx` in place.
@@ -63,6 +65,7 @@ impl Linear {
             1.0,
             Factor::Rows(dy_no),
             Factor::Rows(&self.weight.value),
+            self.products,
         )
     }
 
@@ -74,7 +77,8 @@ impl Linear {
     /// Adds to the gradients of weight and bias, as far as they are trained.
     pub fn backward_weights(&self, x_ni: &Tensor, dy_no: &Tensor) -> Result<()> {
         if let Some(gradient) = &self.weight.gradient {
-            matmul::product_into(gradient, Write::Add, 1.0, Factor::Transposed(dy_no), Factor::Rows(x_ni))?;
+            let (dy, x) = (Factor::Transposed(dy_no), Factor::Rows(x_ni));
+            matmul::product_into(gradient, Write::Add, 1.0, dy, x, self.products)?;
         }
         if let Some(gradient) = self.bias.as_ref().and_then(|b| b.gradient.as_ref()) {
             reduce::add_column_sums(gradient, dy_no)?;
@@ -90,6 +94,7 @@ impl Linear {
                 Some(bias) => Some(bias.rows(start, count)?),
                 None => None,
             },
+            products: self.products,
         })
     }
 }

@@ -6,7 +6,7 @@ use super::Weight;
 use crate::error::Result;
 use crate::ops::dropout::{Dropout, DropoutNames, add_dropped, dropout};
 use crate::ops::matmul::Factor::{Rows, Transposed};
-use crate::ops::matmul::{self, Write, product_into};
+use crate::ops::matmul::{self, Products, Write, product_into};
 use crate::ops::meter::{Part, part};
 use crate::ops::reduce;
 
@@ -19,6 +19,7 @@ pub struct LowRank {
     /// α/r
     pub scale: f32,
     pub dropout: Dropout,
+    pub products: Products,
 }
 
 impl LowRank {
@@ -26,10 +27,16 @@ impl LowRank {
     pub fn forward_into(&self, y_bso: &Tensor, x_bsi: &Tensor, names: Option<&DropoutNames>) -> Result<Tensor> {
         let _adapter = part(Part::Adapters);
         let u = match self.active(names) {
-            Some(names) => matmul::linear(&dropout(x_bsi, self.dropout, names)?, &self.a.value, None)?,
-            None => matmul::linear(x_bsi, &self.a.value, None)?,
+            Some(names) => matmul::linear(
+                &dropout(x_bsi, self.dropout, names)?,
+                &self.a.value,
+                None,
+                self.products,
+            )?,
+            None => matmul::linear(x_bsi, &self.a.value, None, self.products)?,
         };
-        product_into(y_bso, Write::Add, self.scale, Rows(&u), Transposed(&self.b.value))?;
+        let b = Transposed(&self.b.value);
+        product_into(y_bso, Write::Add, self.scale, Rows(&u), b, self.products)?;
         Ok(u)
     }
 
@@ -47,22 +54,25 @@ impl LowRank {
         let _adapter = part(Part::Adapters);
         let names = self.active(names);
         if let Some(gradient) = &self.b.gradient {
-            product_into(gradient, Write::Add, self.scale, Transposed(dy_bso), Rows(u_bsr))?;
+            let (dy, u) = (Transposed(dy_bso), Rows(u_bsr));
+            product_into(gradient, Write::Add, self.scale, dy, u, self.products)?;
         }
-        let du = matmul::product(dy_bso, &self.b.value)?;
+        let du = matmul::product(dy_bso, &self.b.value, self.products)?;
         reduce::scale(&du, self.scale)?;
         if let Some(gradient) = &self.a.gradient {
-            match names {
-                Some(names) => {
-                    let dropped = dropout(x_bsi, self.dropout, names)?;
-                    product_into(gradient, Write::Add, 1.0, Transposed(&du), Rows(&dropped))?
-                }
-                None => product_into(gradient, Write::Add, 1.0, Transposed(&du), Rows(x_bsi))?,
-            }
+            let x = match names {
+                Some(names) => &dropout(x_bsi, self.dropout, names)?,
+                None => x_bsi,
+            };
+            product_into(gradient, Write::Add, 1.0, Transposed(&du), Rows(x), self.products)?;
         }
+        let a = &self.a.value;
         match (dx_bsi, names) {
-            (Some(dx), None) => product_into(dx, Write::Add, 1.0, Rows(&du), Rows(&self.a.value)),
-            (Some(dx), Some(names)) => add_dropped(dx, &matmul::product(&du, &self.a.value)?, self.dropout, names),
+            (Some(dx), None) => product_into(dx, Write::Add, 1.0, Rows(&du), Rows(a), self.products),
+            (Some(dx), Some(names)) => {
+                let through = matmul::product(&du, a, self.products)?;
+                add_dropped(dx, &through, self.dropout, names)
+            }
             (None, _) => Ok(()),
         }
     }

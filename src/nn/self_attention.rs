@@ -78,6 +78,7 @@ impl SelfAttention {
             k_bsd: &k_bsd,
             v_bsd: &v_bsd,
             heads: self.heads,
+            products: self.qkv.products,
         })?;
         Ok(AttentionKept {
             q_bqd,
@@ -103,6 +104,7 @@ impl SelfAttention {
             k_bsd: &kept.k_bsd,
             v_bsd: &kept.v_bsd,
             heads: self.heads,
+            products: self.qkv.products,
         };
         let _attention = part(Part::Attention);
         let gradient = attention::attention_backward(&operands, &kept.output, do_bqd, self.wanted(below))?;

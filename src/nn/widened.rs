@@ -11,9 +11,12 @@ use crate::ops::attention::AttentionGradient;
 use crate::ops::dropout::{Dropout, DropoutNames};
 use crate::ops::low_rank::{self, LowRanks, Placed};
 use crate::ops::matmul::Factor::{Rows, Transposed};
-use crate::ops::matmul::{self, Write, product_into};
+use crate::ops::matmul::{self, Products, Write, product_into};
 use crate::ops::meter::{Part, part};
 use crate::ops::storage::zeros;
+
+/// On a GPU the tensors' own format is multiplied in.
+const FORMAT: Products = Products::F32;
 
 #[derive(Clone)]
 pub struct Widened {
@@ -90,6 +93,7 @@ impl Widened {
         let qkv = Linear {
             weight: Weight::frozen(self.weight.clone()),
             bias: self.bias.clone().map(Weight::frozen),
+            products: FORMAT,
         };
         Ok((qkv, u_bsr))
     }
@@ -111,21 +115,21 @@ impl Widened {
                 continue;
             };
             let u = u_bsr.narrow(2, i * self.r, self.r)?.narrow(1, 0, dy.dims()[1])?;
-            product_into(gb, Write::Add, adapter.scale, Transposed(&dy), Rows(&u))?;
+            product_into(gb, Write::Add, adapter.scale, Transposed(&dy), Rows(&u), FORMAT)?;
         }
         let all = self.width() - self.d;
         let (du_bsr, dh_bsw) = match gradient {
             AttentionGradient::Together { dqkv_bsd } => {
                 let _product = part(Part::QkvProduct);
-                let dh = matmul::product(dqkv_bsd, &self.weight)?;
+                let dh = matmul::product(dqkv_bsd, &self.weight, FORMAT)?;
                 (dh.narrow(2, self.d, all)?, Some(dh))
             }
             AttentionGradient::Apart { dq_bqd, dkv_bsd } => {
                 let _product = part(Part::QkvProduct);
-                let dh = matmul::product(dkv_bsd, &self.weight.narrow(0, self.d, 2 * self.d)?)?;
+                let dh = matmul::product(dkv_bsd, &self.weight.narrow(0, self.d, 2 * self.d)?, FORMAT)?;
                 let asking = dh.narrow(1, 0, dq_bqd.dims()[1])?;
                 let weight = self.weight.narrow(0, 0, self.d)?;
-                product_into(&asking, Write::Add, 1.0, Rows(dq_bqd), Rows(&weight))?;
+                product_into(&asking, Write::Add, 1.0, Rows(dq_bqd), Rows(&weight), FORMAT)?;
                 (dh.narrow(2, self.d, all)?, Some(dh))
             }
             AttentionGradient::WithoutKey { .. } => (self.alone(gradient, adapters, u_bsr)?, None),
@@ -155,13 +159,8 @@ impl Widened {
         for (i, (projection, _)) in adapters.iter().enumerate() {
             if let Some(dy) = gradient_of(gradient, *projection)? {
                 let to = du.narrow(2, i * self.r, self.r)?.narrow(1, 0, dy.dims()[1])?;
-                product_into(
-                    &to,
-                    Write::Replace,
-                    1.0,
-                    Rows(&dy),
-                    Rows(&self.rows_of(*projection, i)?),
-                )?;
+                let b = self.rows_of(*projection, i)?;
+                product_into(&to, Write::Replace, 1.0, Rows(&dy), Rows(&b), FORMAT)?;
             }
         }
         Ok(du)

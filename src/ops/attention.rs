@@ -10,7 +10,7 @@ mod softmax;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::gemm::{MatMut, MatRef, Product, Threads};
+use super::gemm::{MatMut, MatRef, Product, Products, Threads};
 use super::lanes;
 use super::meter;
 use super::simd::vectorized;
@@ -26,6 +26,8 @@ pub struct Attention<'a> {
     pub k_bsd: &'a Tensor,
     pub v_bsd: &'a Tensor,
     pub heads: usize,
+    /// How a CPU multiplies; on a GPU the tensors' format says it.
+    pub products: Products,
 }
 
 /// What the backward pass needs of the forward pass, besides its operands.
@@ -62,7 +64,7 @@ pub fn attention(operands: &Attention) -> Result<AttentionOutput> {
             let k = k_strides.head(&k, image, head, sizes, s);
             let v = v_strides.head(&v, image, head, sizes, s);
             let to_scores = MatMut::strided(scores, sq, s, padded(s));
-            own(q, k.transposed()).alpha(sizes.scale()).write(to_scores);
+            operands.own(q, k.transposed()).alpha(sizes.scale()).write(to_scores);
             vectorized(
                 #[inline(always)]
                 || softmax_rows(scores, s, log_sums),
@@ -70,7 +72,9 @@ pub fn attention(operands: &Attention) -> Result<AttentionOutput> {
             let p = MatRef::strided(scores, sq, s, padded(s), 1);
             let start = o_start.at(image * sq * h * e + head * e);
             // SAFETY: these rows and columns of the output are this task's alone.
-            own(p, v).write(unsafe { MatMut::from_raw(start, sq, e, h * e) });
+            operands
+                .own(p, v)
+                .write(unsafe { MatMut::from_raw(start, sq, e, h * e) });
         },
     );
     Ok(AttentionOutput {
@@ -130,10 +134,13 @@ pub fn attention_backward(
                 token: d,
             };
             let dout = dense.head(&gradient, image, head, sizes, sq);
-            own(q, k.transposed())
+            operands
+                .own(q, k.transposed())
                 .alpha(sizes.scale())
                 .write(MatMut::strided(scores, sq, s, padded(s)));
-            own(dout, v.transposed()).write(MatMut::strided(gradients, sq, s, padded(s)));
+            operands
+                .own(dout, v.transposed())
+                .write(MatMut::strided(gradients, sq, s, padded(s)));
             let log_sums = &log_sums[task * sq..][..sq];
             vectorized(
                 #[inline(always)]
@@ -149,10 +156,14 @@ pub fn attention_backward(
             let ds = MatRef::strided(gradients, sq, s, padded(s), 1);
             // SAFETY: these rows and columns of the gradients are this task's alone.
             unsafe {
-                own(p.transposed(), dout).write(to.v.of(image, head, sizes, s));
-                own(ds, k).alpha(sizes.scale()).write(to.q.of(image, head, sizes, sq));
+                operands.own(p.transposed(), dout).write(to.v.of(image, head, sizes, s));
+                operands
+                    .own(ds, k)
+                    .alpha(sizes.scale())
+                    .write(to.q.of(image, head, sizes, sq));
                 if let Some(to_k) = to.k {
-                    own(ds.transposed(), q)
+                    operands
+                        .own(ds.transposed(), q)
                         .alpha(sizes.scale())
                         .write(to_k.of(image, head, sizes, s));
                 }
@@ -189,6 +200,13 @@ impl Sizes {
 }
 
 impl Attention<'_> {
+    /// A product inside of the loop over heads.
+    fn own<'a>(&self, a_mk: MatRef<'a>, b_kn: MatRef<'a>) -> Product<'a> {
+        Product::new(a_mk, b_kn)
+            .products(self.products)
+            .threads(Threads::Caller)
+    }
+
     fn strides(&self) -> [HeadStrides; 3] {
         [self.q_bqd, self.k_bsd, self.v_bsd].map(|t| HeadStrides {
             image: t.stride()[0],
@@ -233,9 +251,4 @@ impl HeadStrides {
         let start = image * self.image + head * sizes.e;
         MatRef::strided(&span[start..], tokens, sizes.e, self.token, 1)
     }
-}
-
-/// A product inside of the loop over heads.
-fn own<'a>(a_mk: MatRef<'a>, b_kn: MatRef<'a>) -> Product<'a> {
-    Product::new(a_mk, b_kn).threads(Threads::Caller)
 }

@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::gemm::{MatMut, MatRef, Product};
+use super::gemm::{MatMut, MatRef, Product, Products};
 use super::meter::Work;
 
 /// Rates of all threads together.
 #[derive(Clone, Copy, Debug)]
 pub struct Ceilings {
-    /// f32 matrix product, 1e9 operations per second (a multiply-add is two).
+    /// Matrix product, 1e9 operations per second (a multiply-add is two).
     pub gflops: f64,
     /// Reading and writing while copying blocks far larger than the caches, 1e9 bytes per second.
     pub gbytes: f64,
@@ -24,12 +24,13 @@ const BLOCK: usize = 64 << 20;
 
 impl Ceilings {
     /// The best of some rounds on the threads of the current rayon pool.
-    pub fn measure(rounds: usize) -> Ceilings {
+    pub fn measure(rounds: usize, products: Products) -> Ceilings {
         let [m, k, n] = SHAPE;
         let (a, b) = (vec![0.5f32; m * k], vec![0.25f32; k * n]);
         let mut c = vec![0f32; m * n];
         let product = least_seconds(rounds, || {
             Product::new(MatRef::row_major(&a, m, k), MatRef::row_major(&b, k, n))
+                .products(products)
                 .write(MatMut::row_major(&mut c, m, n));
         });
         assert!(c.iter().all(|x| *x == 0.125 * k as f32), "the product is wrong");

@@ -4,16 +4,18 @@
 
 mod classes;
 mod pointwise;
+mod weights;
 
 use candle_core::Tensor;
 use rayon::prelude::*;
 
 pub(crate) use classes::Class;
+use weights::Weights;
 
-use super::gemm::{Correlation, Extent, MatRef, Old, PackedB, Raster, Sliding, Window};
+use super::gemm::{Correlation, Extent, Images, MatRef, Old, PackedB, Products, Raster, Sliding, Window};
 use super::maps::{Maps, MapsShape};
 use super::reduce;
-use super::storage::{Values, refused, tensor, unwritten, update, values};
+use super::storage::{refused, tensor, unwritten, update, values};
 use crate::error::Result;
 
 /// Of a kernel.
@@ -43,23 +45,23 @@ impl Kernel {
 }
 
 /// y = x * w, without a margin. The margin of x must be the padding at least.
-pub fn convolution(x: &Maps, w_oikk: &Tensor, kernel: Kernel) -> Result<Maps> {
+pub fn convolution(x: &Maps, w_oikk: &Tensor, kernel: Kernel, products: Products) -> Result<Maps> {
     #[cfg(feature = "cuda")]
     if x.values().device().is_cuda() {
         return super::cuda::convolution::convolution(x, w_oikk, kernel);
     }
     let weights = Weights::new(w_oikk, kernel)?;
-    let shape = weights.result(x.shape(), kernel)?;
+    let shape = weights.result(x.shape())?;
     if kernel.side == 1 {
-        return pointwise::convolution(x, w_oikk, kernel.stride);
+        return pointwise::convolution(x, w_oikk, kernel.stride, products);
     }
     let slack = slack(x, kernel)?;
     let taps: Vec<MatRef> = (0..weights.taps()).map(|tap| weights.transposed(tap)).collect();
-    let (raster, c) = (x.raster(), weights.inputs);
+    let (raster, c, products) = (x.raster(), weights.inputs, products.of_pixels(weights.inputs));
     let mut y = unwritten(shape.all_pixels() * shape.channels);
     Sliding {
         extent: shape.extent(),
-        x: &values(x.values())?,
+        x: &Images::new(&values(x.values())?, c, products),
         from: Raster {
             start: slack * (raster.line_stride + c),
             image_stride: raster.image_stride,
@@ -68,10 +70,10 @@ pub fn convolution(x: &Maps, w_oikk: &Tensor, kernel: Kernel) -> Result<Maps> {
         },
         window: Window {
             lines: kernel.side,
-            steps: kernel.side * c,
+            values: kernel.side * c,
             line_stride: raster.line_stride,
         },
-        b: &PackedB::stacked(&taps),
+        b: &PackedB::stacked(&taps, products),
         to: plain(shape),
     }
     .write(&mut y, Old::Replaced);
@@ -79,14 +81,20 @@ pub fn convolution(x: &Maps, w_oikk: &Tensor, kernel: Kernel) -> Result<Maps> {
 }
 
 /// The gradient with respect to x of shape `like`, without a margin. The margin of dz must be the padding at least.
-pub fn convolution_backward(dz: &Maps, w_oikk: &Tensor, kernel: Kernel, like: MapsShape) -> Result<Maps> {
+pub fn convolution_backward(
+    dz: &Maps,
+    w_oikk: &Tensor,
+    kernel: Kernel,
+    like: MapsShape,
+    products: Products,
+) -> Result<Maps> {
     #[cfg(feature = "cuda")]
     if dz.values().device().is_cuda() {
         return super::cuda::convolution::backward(dz, w_oikk, kernel, like);
     }
     let weights = Weights::new(w_oikk, kernel)?;
     if kernel.side == 1 {
-        return pointwise::backward(dz, w_oikk, kernel.stride, like);
+        return pointwise::backward(dz, w_oikk, kernel.stride, like, products);
     }
     let mut dx = unwritten(like.all_pixels() * like.channels);
     let old = match kernel.side < kernel.stride {
@@ -97,12 +105,18 @@ pub fn convolution_backward(dz: &Maps, w_oikk: &Tensor, kernel: Kernel, like: Ma
         }
         false => Old::Replaced,
     };
-    backward_into(&mut dx, old, dz, &weights, kernel, like)?;
+    backward_into(&mut dx, old, dz, &weights, like, products)?;
     Maps::new(tensor(dx, dims(like))?, 0)
 }
 
 /// The same, added to `dx` in place, which has no margin.
-pub fn convolution_backward_into(dx: &Maps, dz: &Maps, w_oikk: &Tensor, kernel: Kernel) -> Result<()> {
+pub fn convolution_backward_into(
+    dx: &Maps,
+    dz: &Maps,
+    w_oikk: &Tensor,
+    kernel: Kernel,
+    products: Products,
+) -> Result<()> {
     #[cfg(feature = "cuda")]
     if dz.values().device().is_cuda() {
         return super::cuda::convolution::backward_into(dx, dz, w_oikk, kernel);
@@ -112,16 +126,22 @@ pub fn convolution_backward_into(dx: &Maps, dz: &Maps, w_oikk: &Tensor, kernel: 
         return Err(refused("gradients are added to maps without a margin".into()));
     }
     if kernel.side == 1 {
-        return pointwise::backward_into(dx, dz, w_oikk, kernel.stride);
+        return pointwise::backward_into(dx, dz, w_oikk, kernel.stride, products);
     }
     let like = dx.shape();
     update(dx.values(), |dx| {
-        backward_into(dx, Old::AddedTo, dz, &weights, kernel, like)
+        backward_into(dx, Old::AddedTo, dz, &weights, like, products)
     })?
 }
 
 /// Adds the gradient with respect to the weights to gw[o,i,k,k].
-pub fn convolution_backward_weights(gw_oikk: &Tensor, dz: &Maps, x: &Maps, kernel: Kernel) -> Result<()> {
+pub fn convolution_backward_weights(
+    gw_oikk: &Tensor,
+    dz: &Maps,
+    x: &Maps,
+    kernel: Kernel,
+    products: Products,
+) -> Result<()> {
     #[cfg(feature = "cuda")]
     if dz.values().device().is_cuda() {
         return super::cuda::convolution::backward_weights(gw_oikk, dz, x, kernel);
@@ -133,7 +153,7 @@ pub fn convolution_backward_weights(gw_oikk: &Tensor, dz: &Maps, x: &Maps, kerne
         return Err(refused(format!("a gradient of {:?} for {shape:?}", gw_oikk.dims())));
     }
     if k == 1 {
-        return pointwise::backward_weights(gw_oikk, dz, x, kernel.stride);
+        return pointwise::backward_weights(gw_oikk, dz, x, kernel.stride, products);
     }
     // What one line of a narrow window sees may be taken for one wide pixel.
     let across = if k * i <= 32 { 1 } else { k };
@@ -154,6 +174,7 @@ pub fn convolution_backward_weights(gw_oikk: &Tensor, dz: &Maps, x: &Maps, kerne
         },
         columns: k * i / across,
         taps: &taps,
+        products,
     };
     // Summed with inputs innermost, as pixels have them, and then turned.
     let sums = tensor(unwritten(o * k * k * i), (o, k * k, i))?;
@@ -179,15 +200,17 @@ fn backward_into(
     old: Old,
     dz: &Maps,
     weights: &Weights,
-    kernel: Kernel,
     like: MapsShape,
+    products: Products,
 ) -> Result<()> {
+    let kernel = weights.kernel;
     let (shape, padding) = (dz.shape(), kernel.padding());
-    if weights.result(like, kernel)? != shape || dz.margin() < padding {
+    if weights.result(like)? != shape || dz.margin() < padding {
         return Err(refused(format!("gradients {shape:?} of a convolution of {like:?}")));
     }
-    let (raster, c) = (dz.raster(), weights.outputs);
+    let (raster, c, products) = (dz.raster(), weights.outputs, products.of_pixels(weights.outputs));
     let gradient = values(dz.values())?;
+    let gradient = Images::new(&gradient, c, products);
     let destination = plain(like);
     for down in Class::all(kernel, like.lines) {
         for across in Class::all(kernel, like.pixels) {
@@ -210,10 +233,10 @@ fn backward_into(
                 },
                 window: Window {
                     lines: down.places.len(),
-                    steps: across.places.len() * c,
+                    values: across.places.len() * c,
                     line_stride: raster.line_stride,
                 },
-                b: &PackedB::stacked(&taps),
+                b: &PackedB::stacked(&taps, products),
                 to: Raster {
                     start: down.first * destination.line_stride + across.first * destination.pixel_stride,
                     image_stride: destination.image_stride,
@@ -225,56 +248,6 @@ fn backward_into(
         }
     }
     Ok(())
-}
-
-/// [o,i,k,k] as matrices, one a place of the kernel.
-struct Weights<'a> {
-    values: Values<'a>,
-    outputs: usize,
-    inputs: usize,
-    side: usize,
-}
-
-impl<'a> Weights<'a> {
-    fn new(w_oikk: &'a Tensor, kernel: Kernel) -> Result<Self> {
-        let (outputs, inputs, side, across) = w_oikk.dims4()?;
-        if side != kernel.side || across != side || side % 2 == 0 {
-            return Err(refused(format!("a kernel {:?} with {kernel:?}", w_oikk.dims())));
-        }
-        Ok(Weights {
-            values: values(w_oikk)?,
-            outputs,
-            inputs,
-            side,
-        })
-    }
-
-    fn taps(&self) -> usize {
-        self.side * self.side
-    }
-
-    /// [o,i] of one tap.
-    fn plain(&self, tap: usize) -> MatRef<'_> {
-        let taps = self.taps();
-        MatRef::strided(&self.values[tap..], self.outputs, self.inputs, self.inputs * taps, taps)
-    }
-
-    /// [i,o] of one tap.
-    fn transposed(&self, tap: usize) -> MatRef<'_> {
-        self.plain(tap).transposed()
-    }
-
-    fn result(&self, x: MapsShape, kernel: Kernel) -> Result<MapsShape> {
-        if x.channels != self.inputs {
-            return Err(refused(format!("{} inputs for maps {x:?}", self.inputs)));
-        }
-        Ok(MapsShape {
-            images: x.images,
-            lines: kernel.outputs(x.lines),
-            pixels: kernel.outputs(x.pixels),
-            channels: self.outputs,
-        })
-    }
 }
 
 /// How much wider the margin is than the padding.

@@ -5,6 +5,7 @@
 
 use candle_core::{DType, Device};
 
+use super::gemm::Products;
 use crate::error::{Error, Result};
 use crate::recipe::{DeviceChoice, Precision};
 
@@ -22,10 +23,12 @@ pub struct Placement {
     /// f32, or on a GPU f16 or bf16: that of tokens and of the weights of dense layers. Sums, norms, losses, gradients of
     /// weights and what the optimizer holds are f32 in any case.
     pub compute: DType,
+    /// How a CPU multiplies these matrices.
+    pub products: Products,
 }
 
 impl Placement {
-    /// The compute format for a device; a CPU knows f32 only.
+    /// The formats for a device. A CPU has tensors of f32 only, and multiplies in f32 or bf16.
     pub fn new(device: &Device, precision: Precision) -> Self {
         Placement {
             device: device.clone(),
@@ -33,6 +36,10 @@ impl Placement {
                 Precision::Fp16 if device.is_cuda() => DType::F16,
                 Precision::Bf16 if device.is_cuda() => DType::BF16,
                 _ => DType::F32,
+            },
+            products: match precision {
+                Precision::Bf16 if device.is_cpu() => Products::Bf16,
+                _ => Products::F32,
             },
         }
     }

@@ -1,11 +1,13 @@
 //! Products of matrices: every one of the model goes through this file.
 //!
 //! Operands may be strided (transposed, columns of a wider matrix, one token of each image); nothing is copied to make
-//! them contiguous. Leading dimensions are rows. The arithmetic is the `gemm` crate's.
+//! them contiguous. Leading dimensions are rows. On a GPU tensors themselves have the format that is multiplied in; on a CPU
+//! they are f32, and every product is told ([`Products`]).
 
 use candle_core::{Device, Shape, Tensor};
 use rayon::prelude::*;
 
+pub use super::gemm::Products;
 use super::gemm::{MatMut, MatRef, Product};
 use super::meter;
 use super::storage::{Values, overwrite, refused, spanned, tensor, unwritten, update};
@@ -29,7 +31,7 @@ pub enum Factor<'a> {
 use Factor::{Rows, Transposed};
 
 /// y[…,o] = x[…,i] · w[o,i]ᵀ + bias[o].
-pub fn linear(x_ni: &Tensor, w_oi: &Tensor, bias_o: Option<&Tensor>) -> Result<Tensor> {
+pub fn linear(x_ni: &Tensor, w_oi: &Tensor, bias_o: Option<&Tensor>, products: Products) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if x_ni.device().is_cuda() {
         return super::cuda::matmul::linear(x_ni, w_oi, bias_o, None);
@@ -38,35 +40,48 @@ pub fn linear(x_ni: &Tensor, w_oi: &Tensor, bias_o: Option<&Tensor>) -> Result<T
         Some(bias_o) => (repeated(bias_o, x_ni)?, Write::Add),
         None => (empty(x_ni, w_oi.dims()[0])?, Write::Replace),
     };
-    product_into(&y, write, 1.0, Rows(x_ni), Transposed(w_oi))?;
+    product_into(&y, write, 1.0, Rows(x_ni), Transposed(w_oi), products)?;
     Ok(y)
 }
 
 /// y[b,q,o] = residual[b,q,o] + x[b,q,i] · w[o,i]ᵀ + bias[o]. The residual's images may lie apart.
-pub fn linear_onto(residual_bqo: &Tensor, x_bqi: &Tensor, w_oi: &Tensor, bias_o: Option<&Tensor>) -> Result<Tensor> {
+pub fn linear_onto(
+    residual_bqo: &Tensor,
+    x_bqi: &Tensor,
+    w_oi: &Tensor,
+    bias_o: Option<&Tensor>,
+    products: Products,
+) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if x_bqi.device().is_cuda() {
         return super::cuda::matmul::linear(x_bqi, w_oi, bias_o, Some(residual_bqo));
     }
     let y = super::residual::with_bias(residual_bqo, bias_o)?;
-    product_into(&y, Write::Add, 1.0, Rows(x_bqi), Transposed(w_oi))?;
+    product_into(&y, Write::Add, 1.0, Rows(x_bqi), Transposed(w_oi), products)?;
     Ok(y)
 }
 
 /// y[…,n] = a[…,k] · b[k,n].
-pub fn product(a_mk: &Tensor, b_kn: &Tensor) -> Result<Tensor> {
+pub fn product(a_mk: &Tensor, b_kn: &Tensor, products: Products) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if a_mk.device().is_cuda() {
         return super::cuda::matmul::product(a_mk, b_kn);
     }
     let columns = b_kn.dims()[b_kn.rank() - 1];
     let y = empty(a_mk, columns)?;
-    product_into(&y, Write::Replace, 1.0, Rows(a_mk), Rows(b_kn))?;
+    product_into(&y, Write::Replace, 1.0, Rows(a_mk), Rows(b_kn), products)?;
     Ok(y)
 }
 
 /// c[…,n] = (c +) alpha · a[…,k] · b[k,n], written in place; c may be a strided view.
-pub fn product_into(c_mn: &Tensor, write: Write, alpha: f32, a_mk: Factor, b_kn: Factor) -> Result<()> {
+pub fn product_into(
+    c_mn: &Tensor,
+    write: Write,
+    alpha: f32,
+    a_mk: Factor,
+    b_kn: Factor,
+    products: Products,
+) -> Result<()> {
     #[cfg(feature = "cuda")]
     if c_mn.device().is_cuda() {
         return super::cuda::matmul::product_into(c_mn, write, alpha, a_mk, b_kn);
@@ -80,9 +95,18 @@ pub fn product_into(c_mn: &Tensor, write: Write, alpha: f32, a_mk: Factor, b_kn:
         )));
     }
     meter::operations(2 * c.rows * c.columns * a.form.columns);
+    let multiply = |destination: &mut [f32]| {
+        let beta = match write {
+            Write::Replace => 0.0,
+            Write::Add => 1.0,
+        };
+        let c = MatMut::strided(destination, c.rows, c.columns, c.row_stride);
+        let product = Product::new(a.view(), b.view()).products(products);
+        product.alpha(alpha).beta(beta).write(c);
+    };
     match write {
-        Write::Add => update(c_mn, |destination| multiply(destination, c, write, alpha, &a, &b)),
-        Write::Replace => overwrite(c_mn, |destination| multiply(destination, c, write, alpha, &a, &b)),
+        Write::Add => update(c_mn, multiply),
+        Write::Replace => overwrite(c_mn, multiply),
     }
 }
 
@@ -158,15 +182,6 @@ impl<'a> Matrix<'a> {
     }
 }
 
-fn multiply(destination: &mut [f32], c: Form, write: Write, alpha: f32, a: &Matrix, b: &Matrix) {
-    let beta = match write {
-        Write::Replace => 0.0,
-        Write::Add => 1.0,
-    };
-    let c = MatMut::strided(destination, c.rows, c.columns, c.row_stride);
-    Product::new(a.view(), b.view()).alpha(alpha).beta(beta).write(c);
-}
-
 fn empty(like_n: &Tensor, columns: usize) -> Result<Tensor> {
     let shape = shape_with(like_n, columns);
     // Counted as written by the product.
@@ -205,14 +220,14 @@ mod tests {
         tensor(values, shape).unwrap()
     }
 
-    /// Small whole numbers: every order of summation gives the same bits.
+    /// Small whole numbers: every order of summation gives the same bits, in bf16 too.
     #[test]
     fn products_of_views_are_exact() {
         let x = whole(&[3, 5, 12], 1);
         let w = whole(&[4, 6], 2);
         let bias = whole(&[4], 3);
         let part = x.narrow(2, 4, 6).unwrap();
-        let y = linear(&part, &w, Some(&bias)).unwrap();
+        let y = linear(&part, &w, Some(&bias), Products::F32).unwrap();
         let reference = part
             .contiguous()
             .unwrap()
@@ -223,7 +238,7 @@ mod tests {
         assert_eq!(y.to_vec3::<f32>().unwrap(), reference.to_vec3::<f32>().unwrap());
 
         let first = x.narrow(1, 0, 1).unwrap().narrow(2, 4, 6).unwrap();
-        let z = linear(&first, &w, Some(&bias)).unwrap();
+        let z = linear(&first, &w, Some(&bias), Products::F32).unwrap();
         assert_eq!(
             z.to_vec3::<f32>().unwrap(),
             reference.narrow(1, 0, 1).unwrap().to_vec3::<f32>().unwrap()
@@ -235,7 +250,15 @@ mod tests {
         let c = whole(&[2, 3, 8], 4);
         let before = c.copy().unwrap();
         let (a, b) = (whole(&[2, 3, 5], 5), whole(&[5, 2], 6));
-        product_into(&c.narrow(2, 3, 2).unwrap(), Write::Add, 2.0, Rows(&a), Rows(&b)).unwrap();
+        product_into(
+            &c.narrow(2, 3, 2).unwrap(),
+            Write::Add,
+            2.0,
+            Rows(&a),
+            Rows(&b),
+            Products::Bf16,
+        )
+        .unwrap();
         let change = (&c - &before).unwrap();
         let expected = (a.broadcast_matmul(&b).unwrap() * 2.0).unwrap();
         assert_eq!(
@@ -252,7 +275,15 @@ mod tests {
         let (x, dy) = (whole(&[2, 3, 5], 7), whole(&[2, 3, 9], 8));
         let part = dy.narrow(2, 2, 4).unwrap();
         let gradient = whole(&[4, 5], 9);
-        product_into(&gradient, Write::Replace, 1.0, Transposed(&part), Rows(&x)).unwrap();
+        product_into(
+            &gradient,
+            Write::Replace,
+            1.0,
+            Transposed(&part),
+            Rows(&x),
+            Products::Bf16,
+        )
+        .unwrap();
         let flat = part.contiguous().unwrap().flatten_to(1).unwrap().t().unwrap();
         let expected = flat.matmul(&x.flatten_to(1).unwrap()).unwrap();
         assert_eq!(gradient.to_vec2::<f32>().unwrap(), expected.to_vec2::<f32>().unwrap());
@@ -261,8 +292,8 @@ mod tests {
     #[test]
     fn shapes_that_do_not_fit_are_refused() {
         let (a, b) = (whole(&[2, 3], 0), whole(&[4, 2], 0));
-        assert!(product(&a, &b).is_err());
+        assert!(product(&a, &b, Products::F32).is_err());
         let uneven = whole(&[2, 4, 3], 0).narrow(1, 0, 2).unwrap();
-        assert!(product(&uneven, &whole(&[3, 2], 0)).is_err());
+        assert!(product(&uneven, &whole(&[3, 2], 0), Products::F32).is_err());
     }
 }

@@ -79,7 +79,7 @@ impl Parameters {
     /// Buffers of zeros.
     pub fn new(layout: Layout, placement: impl Into<Placement>) -> Result<Self> {
         let n = layout.count();
-        let Placement { device, compute } = placement.into();
+        let Placement { device, compute, .. } = placement.into();
         Ok(Parameters {
             values: zeros(n, DType::F32, &device)?,
             gradients: zeros(n, DType::F32, &device)?,

@@ -172,7 +172,7 @@ mod tests {
         stages.time(Stage::Forward, || {
             // 2 · 64³ operations at 1e6 a second.
             let x = crate::ops::storage::tensor(vec![1.0; 64 * 64], (64, 64)).unwrap();
-            crate::ops::matmul::product(&x, &x).unwrap()
+            crate::ops::matmul::product(&x, &x, crate::ops::matmul::Products::F32).unwrap()
         });
         let supply = Supply {
             images: 100,

@@ -9,6 +9,7 @@ use super::whole;
 use crate::collective::share;
 use crate::error::Result;
 use crate::ops::ceilings::Ceilings;
+use crate::ops::device::Placement;
 use crate::ops::storage;
 use crate::report::{
     Begun, CLASSES_FILE, Confusion, EvaluationEntry, LogEntry, ModelCard, OnDevice, Outcome, PREDICTIONS_FILE, Results,
@@ -128,7 +129,8 @@ impl Trainer<'_> {
             .map(|stage| self.stages.spent(stage))
             .iter()
             .sum();
-        (self.run.device.is_cpu() && computed >= LONG).then(|| Ceilings::measure(2))
+        let products = Placement::new(&self.run.device, self.run.precision).products;
+        (self.run.device.is_cpu() && computed >= LONG).then(|| Ceilings::measure(2, products))
     }
 
     fn write_results(&self, results: &Results, outcomes: &[Outcome]) -> Result<()> {

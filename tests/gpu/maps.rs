@@ -6,6 +6,7 @@ use dtrain::ops::convolution::{
     Kernel, convolution, convolution_backward, convolution_backward_into, convolution_backward_weights,
 };
 use dtrain::ops::maps::Maps;
+use dtrain::ops::matmul::Products;
 use dtrain::ops::normalization::{self, Beside, Norm, Normalization, Passes};
 use dtrain::ops::pool;
 
@@ -54,11 +55,11 @@ fn convolutions_are_the_cpus() {
                 Maps::from_bchw(x, margin).unwrap(),
                 Maps::from_bchw(upstream, margin).unwrap(),
             );
-            let y = convolution(&x, w, kernel).unwrap();
-            let dx = convolution_backward(&dz, w, kernel, x.shape()).unwrap();
-            let twice = convolution_backward(&dz, w, kernel, x.shape()).unwrap();
-            convolution_backward_into(&twice, &dz, w, kernel).unwrap();
-            convolution_backward_weights(gradient, &dz, &x, kernel).unwrap();
+            let y = convolution(&x, w, kernel, Products::F32).unwrap();
+            let dx = convolution_backward(&dz, w, kernel, x.shape(), Products::F32).unwrap();
+            let twice = convolution_backward(&dz, w, kernel, x.shape(), Products::F32).unwrap();
+            convolution_backward_into(&twice, &dz, w, kernel, Products::F32).unwrap();
+            convolution_backward_weights(gradient, &dz, &x, kernel, Products::F32).unwrap();
             vec![inside(&y), inside(&dx), inside(&twice), gradient.clone()]
         });
     }
@@ -144,8 +145,8 @@ fn without_images_nothing_is_computed() {
     same("no images", &[&[4, 3, 3, 3], &[4, 3, 3, 3]], &[1], |x| {
         let none = x[0].narrow(0, 0, 1).unwrap().zeros_like().unwrap();
         let none = Maps::from_bchw(&none.narrow(0, 0, 0).unwrap(), 1).unwrap();
-        let y = convolution(&none, &x[0], kernel).unwrap();
-        convolution_backward_weights(&x[1], &y, &none, kernel).unwrap();
+        let y = convolution(&none, &x[0], kernel, Products::F32).unwrap();
+        convolution_backward_weights(&x[1], &y, &none, kernel, Products::F32).unwrap();
         assert_eq!(y.shape().images, 0);
         assert_eq!(pool::mean_pool(&y).unwrap().dims(), [0, 4]);
         vec![x[1].clone()]

@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use dtrain::model::{DropoutNames, LoraConfig, Training, Vit, VitConfig};
 use dtrain::ops::cross_entropy::cross_entropy;
 use dtrain::ops::device::Placement;
+use dtrain::ops::matmul::Products;
 use dtrain::ops::storage::{update, values};
 use dtrain::optim::{AdamW, AdamWConfig, LearningRate, StepEnd};
 use dtrain::recipe::Schedule;
@@ -59,6 +60,7 @@ pub fn twins_on(device: &Device, heads: usize, training: &Training, dtype: DType
     let gpu = Placement {
         device: device.clone(),
         compute: dtype,
+        products: Products::F32,
     };
     (load((&Device::Cpu).into()), load(gpu))
 }

@@ -11,7 +11,7 @@ use dtrain::ops::cross_entropy::cross_entropy;
 use dtrain::ops::dropout::{Dropout, DropoutNames, add_dropped, dropout};
 use dtrain::ops::jpeg::Rect;
 use dtrain::ops::matmul::Factor::{Rows, Transposed};
-use dtrain::ops::matmul::{Write, linear, linear_onto, product, product_into};
+use dtrain::ops::matmul::{Products, Write, linear, linear_onto, product, product_into};
 use dtrain::ops::mixing::{Blend, mix};
 use dtrain::ops::soft_cross_entropy::{Mixed, Targets, soft_cross_entropy};
 use dtrain::ops::{gelu, layer_norm, patches, reduce, residual, storage};
@@ -74,15 +74,15 @@ fn gelu_is_the_cpus() {
 fn products_are_the_cpus() {
     same("linear", &[&[2, 5, 12], &[7, 12], &[7]], &[], |x| {
         vec![
-            linear(&x[0], &x[1], Some(&x[2])).unwrap(),
-            linear(&x[0], &x[1], None).unwrap(),
+            linear(&x[0], &x[1], Some(&x[2]), Products::F32).unwrap(),
+            linear(&x[0], &x[1], None, Products::F32).unwrap(),
         ]
     });
     same(
         "linear of columns of a wider tensor",
         &[&[2, 5, 12], &[7, 4]],
         &[],
-        |x| vec![linear(&x[0].narrow(2, 4, 4).unwrap(), &x[1], None).unwrap()],
+        |x| vec![linear(&x[0].narrow(2, 4, 4).unwrap(), &x[1], None, Products::F32).unwrap()],
     );
     same(
         "linear of first tokens onto a residual",
@@ -90,11 +90,11 @@ fn products_are_the_cpus() {
         &[],
         |x| {
             let first = x[0].narrow(1, 0, 1).unwrap();
-            vec![linear_onto(&first, &x[3], &x[1], Some(&x[2])).unwrap()]
+            vec![linear_onto(&first, &x[3], &x[1], Some(&x[2]), Products::F32).unwrap()]
         },
     );
     same("product", &[&[2, 5, 12], &[12, 9]], &[], |x| {
-        vec![product(&x[0], &x[1]).unwrap()]
+        vec![product(&x[0], &x[1], Products::F32).unwrap()]
     });
     same(
         "product added to columns",
@@ -102,16 +102,24 @@ fn products_are_the_cpus() {
         &[],
         |x| {
             let columns = x[0].narrow(2, 4, 4).unwrap();
-            product_into(&columns, Write::Add, 0.5, Rows(&x[1]), Rows(&x[2])).unwrap();
+            product_into(&columns, Write::Add, 0.5, Rows(&x[1]), Rows(&x[2]), Products::F32).unwrap();
             vec![x[0].clone()]
         },
     );
     same("gradient of weights", &[&[9, 6], &[2, 5, 9], &[2, 5, 6]], &[0], |x| {
-        product_into(&x[0], Write::Add, 2.0, Transposed(&x[1]), Rows(&x[2])).unwrap();
+        product_into(&x[0], Write::Add, 2.0, Transposed(&x[1]), Rows(&x[2]), Products::F32).unwrap();
         vec![x[0].clone()]
     });
     same("gradient of one row", &[&[9, 6], &[1, 1, 9], &[1, 1, 6]], &[0], |x| {
-        product_into(&x[0], Write::Replace, 1.0, Transposed(&x[1]), Rows(&x[2])).unwrap();
+        product_into(
+            &x[0],
+            Write::Replace,
+            1.0,
+            Transposed(&x[1]),
+            Rows(&x[2]),
+            Products::F32,
+        )
+        .unwrap();
         vec![x[0].clone()]
     });
 }
@@ -137,6 +145,7 @@ fn attention_is_the_cpus() {
                     k_bsd: &k,
                     v_bsd: &v,
                     heads,
+                    products: Products::F32,
                 };
                 let output = attention(&operands).unwrap();
                 let mut results = vec![output.o_bqd.clone(), output.log_sums_bhq.clone()];
@@ -353,9 +362,17 @@ fn adamw_is_the_cpus() {
 fn what_does_not_fit_is_refused() {
     let x = there(&random(&[4, 6], 1, 1.0), DType::F32);
     assert!(layer_norm::layer_norm(&x, &x, &x, 1e-5).is_err());
-    assert!(product(&x, &x).is_err());
-    assert!(linear(&x, &there(&random(&[3, 6], 2, 1.0), DType::F16), None).is_err());
-    assert!(linear(&x, &there(&random(&[3, 6], 2, 1.0), DType::F32), Some(&x)).is_err());
+    assert!(product(&x, &x, Products::F32).is_err());
+    assert!(linear(&x, &there(&random(&[3, 6], 2, 1.0), DType::F16), None, Products::F32).is_err());
+    assert!(
+        linear(
+            &x,
+            &there(&random(&[3, 6], 2, 1.0), DType::F32),
+            Some(&x),
+            Products::F32
+        )
+        .is_err()
+    );
     assert!(gelu::gelu(&x.t().unwrap()).is_err());
     assert!(residual::with_bias(&x.unsqueeze(0).unwrap().narrow(1, 1, 2).unwrap(), Some(&x)).is_err());
 }

@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use dtrain::model::{ResNet, ResNetConfig, Training};
 use dtrain::ops::cross_entropy::cross_entropy;
 use dtrain::ops::device::Placement;
+use dtrain::ops::matmul::Products;
 use dtrain::ops::storage::{update, values};
 use dtrain::recipe::FrozenPart;
 
@@ -58,6 +59,7 @@ fn twins(kind: &str, training: &Training, dtype: DType) -> (ResNet, ResNet) {
     let gpu = Placement {
         device: place::gpu().clone(),
         compute: dtype,
+        products: Products::F32,
     };
     (load((&Device::Cpu).into()), load(gpu))
 }

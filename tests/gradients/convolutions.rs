@@ -4,6 +4,7 @@ use candle_core::{DType, Tensor, Var};
 use dtrain::ops::batch_norm::{self, Beside, Moments, Passes, Then};
 use dtrain::ops::convolution::{self, Kernel};
 use dtrain::ops::maps::Maps;
+use dtrain::ops::matmul::Products;
 use dtrain::ops::{pool, storage};
 
 use super::stored::Stored;
@@ -20,13 +21,13 @@ fn convolutions_are_pytorchs() {
         let Some(case) = Stored::open(name) else { return };
         let kernel = Kernel { side, stride };
         let (x, w) = (maps(&case.get("x"), side / 2), case.get("w"));
-        let y = convolution::convolution(&x, &w, kernel).unwrap();
+        let y = convolution::convolution(&x, &w, kernel, Products::F32).unwrap();
         case.check("y", &y.to_bchw().unwrap());
         let gy = maps(&case.get("gy"), side / 2);
-        let gx = convolution::convolution_backward(&gy, &w, kernel, x.shape()).unwrap();
+        let gx = convolution::convolution_backward(&gy, &w, kernel, x.shape(), Products::F32).unwrap();
         case.check("gx", &gx.to_bchw().unwrap());
         let gw = w.zeros_like().unwrap();
-        convolution::convolution_backward_weights(&gw, &gy, &x, kernel).unwrap();
+        convolution::convolution_backward_weights(&gw, &gy, &x, kernel, Products::F32).unwrap();
         case.check("gw", &gw);
     }
 }
@@ -65,7 +66,8 @@ fn batch_norm_is_pytorchs() {
     case.check("gw", &gradient(products.map(|(s, rstd)| *s as f32 * rstd).collect()));
 }
 
-/// Kernels, strides, odd and even sizes, widths beside those of tiles and panels, one image and several.
+/// Kernels, strides, odd and even sizes, widths beside those of tiles and panels, one image and several; in bf16 of values
+/// that have this format, whose products and sums are as exact.
 #[test]
 fn convolutions_are_autograds() {
     let cases = [
@@ -75,6 +77,8 @@ fn convolutions_are_autograds() {
         (3, 1, [1, 1, 1], [3, 4]),
         (3, 1, [2, 16, 30], [9, 70]),
         (3, 2, [2, 8, 10], [33, 29]),
+        (3, 2, [2, 8, 10], [34, 30]),
+        (1, 2, [1, 6, 8], [6, 32]),
         (3, 2, [1, 9, 1], [4, 4]),
         (7, 2, [2, 16, 14], [3, 18]),
         (5, 3, [1, 10, 13], [6, 7]),
@@ -83,31 +87,37 @@ fn convolutions_are_autograds() {
         (3, 1, [3, 50, 41], [5, 18]),
         (7, 2, [1, 132, 136], [3, 9]),
     ];
-    for (number, (side, stride, [b, h, w], [i, o])) in cases.into_iter().enumerate() {
+    let both = |case| [Products::F32, Products::Bf16].map(|products| (case, products));
+    for (number, (case, products)) in cases.into_iter().flat_map(both).enumerate() {
+        let (side, stride, [b, h, w], [i, o]) = case;
         let kernel = Kernel { side, stride };
-        let what = format!("{kernel:?} on {b}x{h}x{w}, {i} to {o}");
-        let x = random(&[b, i, h, w], 10 * number as u32, 1.0);
-        let weights = random(&[o, i, side, side], 10 * number as u32 + 1, 1.0);
+        let what = format!("{kernel:?} on {b}x{h}x{w}, {i} to {o}, {products:?}");
+        let random = |shape: &[usize], number| match products {
+            Products::F32 => random(shape, number, 1.0),
+            Products::Bf16 => rounded(&random(shape, number, 1.0)),
+        };
+        let x = random(&[b, i, h, w], 10 * number as u32);
+        let weights = random(&[o, i, side, side], 10 * number as u32 + 1);
         let double = |t: &Tensor| Var::from_tensor(&t.to_dtype(DType::F64).unwrap()).unwrap();
         let (x_var, w_var) = (double(&x), double(&weights));
         let expected = x_var.conv2d(&w_var, side / 2, stride, 1, 1).unwrap();
-        let upstream = random(expected.dims(), 10 * number as u32 + 2, 1.0);
+        let upstream = random(expected.dims(), 10 * number as u32 + 2);
         let loss = (&expected * upstream.to_dtype(DType::F64).unwrap()).unwrap().sum_all();
         let gradients = loss.unwrap().backward().unwrap();
 
         for slack in [0, 1] {
             let margin = side / 2 + slack;
             let (x, dz) = (maps(&x, margin), maps(&upstream, margin));
-            let y = convolution::convolution(&x, &weights, kernel).unwrap();
+            let y = convolution::convolution(&x, &weights, kernel, products).unwrap();
             close(&what, &y.to_bchw().unwrap(), &expected, 1e-5);
-            let dx = convolution::convolution_backward(&dz, &weights, kernel, x.shape()).unwrap();
+            let dx = convolution::convolution_backward(&dz, &weights, kernel, x.shape(), products).unwrap();
             close(&what, &dx.to_bchw().unwrap(), gradients.get(&x_var).unwrap(), 1e-5);
-            convolution::convolution_backward_into(&dx, &dz, &weights, kernel).unwrap();
+            convolution::convolution_backward_into(&dx, &dz, &weights, kernel, products).unwrap();
             let twice = (gradients.get(&x_var).unwrap() * 2.0).unwrap();
             close(&what, &dx.to_bchw().unwrap(), &twice, 1e-5);
             let dw = weights.zeros_like().unwrap();
             for times in [1.0, 2.0] {
-                convolution::convolution_backward_weights(&dw, &dz, &x, kernel).unwrap();
+                convolution::convolution_backward_weights(&dw, &dz, &x, kernel, products).unwrap();
                 let expected = (gradients.get(&w_var).unwrap() * times).unwrap();
                 close(&what, &dw, &expected, 1e-5);
             }
@@ -120,7 +130,7 @@ fn maps_without_images_give_maps_without_images() {
     let kernel = Kernel { side: 3, stride: 2 };
     let weights = random(&[4, 3, 3, 3], 0, 1.0);
     let x = maps(&random(&[0, 3, 9, 9], 1, 1.0), 1);
-    let y = convolution::convolution(&x, &weights, kernel).unwrap();
+    let y = convolution::convolution(&x, &weights, kernel, Products::F32).unwrap();
     assert_eq!(y.to_bchw().unwrap().dims(), [0, 4, 5, 5]);
     assert_eq!(batch_norm::sums(&y).unwrap(), vec![0.0; 9]);
     assert_eq!(pool::mean_pool(&y).unwrap().dims(), [0, 4]);
@@ -221,4 +231,9 @@ fn rectified_sums_are_autograds(channels: usize) {
 
 fn maps(x_bchw: &Tensor, margin: usize) -> Maps {
     Maps::from_bchw(x_bchw, margin).unwrap()
+}
+
+/// The nearest values that bf16 has.
+fn rounded(x: &Tensor) -> Tensor {
+    x.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap()
 }

@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use dtrain::nn::{Embeddings, Linear, Weight};
 use dtrain::ops::attention::{Attention, Wanted, attention, attention_backward};
 use dtrain::ops::cross_entropy::cross_entropy;
+use dtrain::ops::matmul::Products;
 use dtrain::ops::{gelu, layer_norm};
 use dtrain::optim::parameters::Layout;
 use dtrain::optim::{AdamW, AdamWConfig, Decay, Parameters};
@@ -62,6 +63,7 @@ fn attention_is_pytorchs() {
             k_bsd: &k,
             v_bsd: &v,
             heads: 3,
+            products: Products::F32,
         };
         let output = attention(&operands).unwrap();
         check("y", &output.o_bqd);
@@ -90,6 +92,7 @@ fn patch_embedding_is_pytorchs() {
         projection: Linear {
             weight: trained(case.get("w").flatten_from(1).unwrap()),
             bias: Some(trained(case.get("b"))),
+            products: Products::F32,
         },
         cls: trained(Tensor::zeros(8, DType::F32, &Device::Cpu).unwrap()),
         position: trained(Tensor::zeros((5, 8), DType::F32, &Device::Cpu).unwrap()),

@@ -2,6 +2,7 @@
 //! against candle's autograd (in f64, on its plain differentiable operations).
 
 mod aids;
+mod bf16;
 #[path = "../common/mod.rs"]
 mod common;
 mod convolutions;

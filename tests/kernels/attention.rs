@@ -2,6 +2,7 @@
 
 use dtrain::ops::attention::{Attention, AttentionOutput, Wanted, attention, attention_backward};
 use dtrain::ops::launch::AttentionShape;
+use dtrain::ops::matmul::Products;
 
 use super::case::{Arg, Case, Format, Tolerance};
 use super::values::{normal, tensor, values};
@@ -133,6 +134,7 @@ impl Operands {
             k_bsd: &operands.1,
             v_bsd: &operands.2,
             heads,
+            products: Products::F32,
         };
         let output = attention(&operands).unwrap();
         // The kernels get the output as it is stored.

@@ -3,6 +3,7 @@
 use dtrain::ops::convolution::{Kernel, convolution};
 use dtrain::ops::launch::ConvolutionTiles;
 use dtrain::ops::maps::Maps;
+use dtrain::ops::matmul::Products;
 
 use super::case::{Arg, Case, Format, Tolerance};
 use super::values::{normal, tensor};
@@ -39,7 +40,13 @@ fn weights(format: Format, n: usize, c: usize, side: usize) -> (Vec<f32>, Vec<f3
 fn convolved(x: &[f32], [b, h, w, c]: [usize; 4], weights: &[f32], n: usize, kernel: Kernel) -> Vec<f32> {
     let x = tensor(x, &[b, h, w, c]).permute((0, 3, 1, 2)).unwrap();
     let x = Maps::from_bchw(&x.contiguous().unwrap(), kernel.padding()).unwrap();
-    let y = convolution(&x, &tensor(weights, &[n, c, kernel.side, kernel.side]), kernel).unwrap();
+    let y = convolution(
+        &x,
+        &tensor(weights, &[n, c, kernel.side, kernel.side]),
+        kernel,
+        Products::F32,
+    )
+    .unwrap();
     super::values::values(y.values())
 }
 

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use dtrain::ops::dropout::{Dropout, DropoutNames, add_dropped, dropout};
 use dtrain::ops::launch::{self, LowRankShape};
 use dtrain::ops::matmul::Factor::{Rows, Transposed};
-use dtrain::ops::matmul::{Write, linear, product, product_into};
+use dtrain::ops::matmul::{Products, Write, linear, product, product_into};
 use dtrain::rng::Purpose;
 
 use super::case::{Arg, Case, Format, Tolerance};
@@ -100,7 +100,7 @@ fn all(shape: Shape, format: Format, probability: f64) -> [Case; 4] {
     // u_i = dropout_i(h)·A_iᵀ.
     let mut u = vec![0.0; n * all];
     for i in 0..count {
-        let of_adapter = values(&linear(&dropped(&h_t, i), &a_t(i), None).unwrap());
+        let of_adapter = values(&linear(&dropped(&h_t, i), &a_t(i), None, Products::F32).unwrap());
         for (row, values) in of_adapter.chunks(r).enumerate() {
             u[row * all + i * r..][..r].copy_from_slice(values);
         }
@@ -132,10 +132,10 @@ fn all(shape: Shape, format: Format, probability: f64) -> [Case; 4] {
     backward.step(format!("low_rank_backward_{suffix}"), lanes.rows(), args);
     let sum = tensor(&h, &[b, s, d]);
     for i in 0..count {
-        let product = product(&du_t(i), &a_t(i)).unwrap();
+        let product = product(&du_t(i), &a_t(i), Products::F32).unwrap();
         match probability > 0.0 {
             true => add_dropped(&sum, &product, module(i), &named).unwrap(),
-            false => product_into(&sum, Write::Add, 1.0, Rows(&du_t(i)), Rows(&a_t(i))).unwrap(),
+            false => product_into(&sum, Write::Add, 1.0, Rows(&du_t(i)), Rows(&a_t(i)), Products::F32).unwrap(),
         }
     }
     // Each product of r values is rounded before its mask: up to four deviations of √r, times 1 / 0.7.
@@ -181,6 +181,7 @@ fn all(shape: Shape, format: Format, probability: f64) -> [Case; 4] {
             1.0,
             Transposed(&du_t(i)),
             Rows(&dropped(&h_t, i)),
+            Products::F32,
         )
         .unwrap();
         after[i * apart..][..r * d].copy_from_slice(&values(&of_adapter));

@@ -17,6 +17,7 @@ use crate::model::weights::Checkpoint;
 use crate::nn::{BatchNorm, Convolution, Linear, ResidualLayer, Stem, Weight};
 use crate::ops::cast::sent;
 use crate::ops::device::Placement;
+use crate::ops::matmul::Products;
 use crate::ops::storage::{tensor, update};
 use crate::optim::parameters::Parameters;
 use crate::rng::{Purpose, Stream};
@@ -104,6 +105,7 @@ pub(super) fn assemble(
     let classifier = Linear {
         weight: builder.weight("classifier.1.weight", Role::Multiplied)?,
         bias: Some(builder.weight("classifier.1.bias", Role::Multiplied)?),
+        products: Products::F32,
     };
     Ok(Parts {
         stem,
@@ -166,6 +168,7 @@ impl Builder<'_> {
         Ok(Convolution {
             weight: self.weight(&format!("{name}.convolution.weight"), Role::Multiplied)?,
             kernel: shape.kernel,
+            products: self.placement.products,
             norm: BatchNorm {
                 weight: self.weight(&format!("{name}.normalization.weight"), Role::Added)?,
                 bias: self.weight(&format!("{name}.normalization.bias"), Role::Added)?,

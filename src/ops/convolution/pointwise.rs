@@ -5,27 +5,28 @@ use candle_core::Tensor;
 
 use super::{Kernel, dims, plain};
 use crate::error::Result;
-use crate::ops::gemm::{Correlation, MatRef, Old, PackedB, Raster, Sliding, Window};
+use crate::ops::gemm::{Correlation, Images, MatRef, Old, PackedB, Products, Raster, Sliding, Window};
 use crate::ops::maps::{Maps, MapsShape};
 use crate::ops::matmul::Factor::Rows;
 use crate::ops::matmul::{self, Write};
 use crate::ops::storage::{refused, tensor, unwritten, update, values};
 
 /// y = x·wᵀ for every `stride`-th pixel of every `stride`-th line.
-pub(super) fn convolution(x: &Maps, w_oikk: &Tensor, stride: usize) -> Result<Maps> {
+pub(super) fn convolution(x: &Maps, w_oikk: &Tensor, stride: usize, products: Products) -> Result<Maps> {
     let w_oi = matrix(w_oikk)?;
     if stride == 1 && x.margin() == 0 {
-        return Maps::new(matmul::linear(x.values(), &w_oi, None)?, 0);
+        return Maps::new(matmul::linear(x.values(), &w_oi, None, products)?, 0);
     }
     let (o, i) = w_oi.dims2()?;
     let shape = taken(x.shape(), stride, o);
+    let products = products.of_pixels(i);
     let mut y = unwritten(shape.all_pixels() * o);
     Sliding {
         extent: shape.extent(),
-        x: &values(x.values())?,
+        x: &Images::new(&values(x.values())?, i, products),
         from: strided(x.raster(), stride),
         window: single(i),
-        b: &PackedB::stacked(&[MatRef::row_major(&values(&w_oi)?, o, i).transposed()]),
+        b: &PackedB::new(MatRef::row_major(&values(&w_oi)?, o, i).transposed(), products),
         to: plain(shape),
     }
     .write(&mut y, Old::Replaced);
@@ -33,23 +34,25 @@ pub(super) fn convolution(x: &Maps, w_oikk: &Tensor, stride: usize) -> Result<Ma
 }
 
 /// dx = dz·w at those pixels, and 0 between them.
-pub(super) fn backward(dz: &Maps, w_oikk: &Tensor, stride: usize, like: MapsShape) -> Result<Maps> {
+pub(super) fn backward(dz: &Maps, w_oikk: &Tensor, stride: usize, like: MapsShape, products: Products) -> Result<Maps> {
     if stride == 1 && dz.margin() == 0 {
-        return Maps::new(matmul::product(dz.values(), &matrix(w_oikk)?)?, 0);
+        return Maps::new(matmul::product(dz.values(), &matrix(w_oikk)?, products)?, 0);
     }
     let dx = Maps::written(like, 0, |_, dx| dx.fill(0.0))?;
-    backward_into(&dx, dz, w_oikk, stride)?;
+    backward_into(&dx, dz, w_oikk, stride, products)?;
     Ok(dx)
 }
 
 /// The same, added to `dx`, which has no margin.
-pub(super) fn backward_into(dx: &Maps, dz: &Maps, w_oikk: &Tensor, stride: usize) -> Result<()> {
+pub(super) fn backward_into(dx: &Maps, dz: &Maps, w_oikk: &Tensor, stride: usize, products: Products) -> Result<()> {
     let w_oi = matrix(w_oikk)?;
     if stride == 1 && dz.margin() == 0 {
-        return matmul::product_into(dx.values(), Write::Add, 1.0, Rows(dz.values()), Rows(&w_oi));
+        let (dz, w) = (Rows(dz.values()), Rows(&w_oi));
+        return matmul::product_into(dx.values(), Write::Add, 1.0, dz, w, products);
     }
     let (o, i) = w_oi.dims2()?;
-    let (shape, from) = (dz.shape(), values(dz.values())?);
+    let (shape, products) = (dz.shape(), products.of_pixels(o));
+    let gradient = values(dz.values())?;
     if taken(dx.shape(), stride, o) != shape || dx.shape().channels != i {
         return Err(refused(format!(
             "gradients {shape:?} of a convolution of {:?}",
@@ -57,13 +60,14 @@ pub(super) fn backward_into(dx: &Maps, dz: &Maps, w_oikk: &Tensor, stride: usize
         )));
     }
     let weights = values(&w_oi)?;
+    let gradient = Images::new(&gradient, o, products);
     update(dx.values(), |dx_values| {
         Sliding {
             extent: shape.extent(),
-            x: &from,
+            x: &gradient,
             from: dz.raster(),
             window: single(o),
-            b: &PackedB::stacked(&[MatRef::row_major(&weights, o, i)]),
+            b: &PackedB::new(MatRef::row_major(&weights, o, i), products),
             to: strided(dx.raster(), stride),
         }
         .write(dx_values, Old::AddedTo)
@@ -71,7 +75,7 @@ pub(super) fn backward_into(dx: &Maps, dz: &Maps, w_oikk: &Tensor, stride: usize
 }
 
 /// gw += dzᵀ·x
-pub(super) fn backward_weights(gw_oikk: &Tensor, dz: &Maps, x: &Maps, stride: usize) -> Result<()> {
+pub(super) fn backward_weights(gw_oikk: &Tensor, dz: &Maps, x: &Maps, stride: usize, products: Products) -> Result<()> {
     let (o, i, _, _) = gw_oikk.dims4()?;
     let correlation = Correlation {
         extent: dz.shape().extent(),
@@ -82,6 +86,7 @@ pub(super) fn backward_weights(gw_oikk: &Tensor, dz: &Maps, x: &Maps, stride: us
         x_raster: strided(x.raster(), stride),
         columns: i,
         taps: &[0],
+        products,
     };
     update(gw_oikk, |gw| correlation.add_to(gw))
 }
@@ -116,7 +121,7 @@ fn strided(raster: Raster, stride: usize) -> Raster {
 fn single(channels: usize) -> Window {
     Window {
         lines: 1,
-        steps: channels,
+        values: channels,
         line_stride: 0,
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn compute(product: &Product, c: &MatMut) {
         return;
     }
     let plan = Plan::new(product, m, n);
-    let all = 0..plan.k;
+    let all = 0..plan.steps;
     let work = Work {
         product,
         plan: &plan,
@@ -27,6 +27,12 @@ pub(super) fn compute(product: &Product, c: &MatMut) {
     };
     match (product.b, plan.b) {
         (Right::Packed(packed), _) => {
+            let expected = (product.kernel.depth, plan.steps);
+            assert_eq!(
+                packed.depth_and_steps(),
+                expected,
+                "an operand packed for another product"
+            );
             let panels = packed.panels();
             plan.for_each_task(|task| work.compute_task(&task, all.clone(), &Columns::Packed(&panels)));
         }
@@ -129,12 +135,12 @@ impl Work<'_> {
                 product.kernel.width,
             ),
             Left::InPlace => (
-                product.a.at(rows.start, chunk.start),
+                product.a.at(rows.start, chunk.start * product.kernel.depth),
                 product.a.row_stride,
                 product.a.column_stride,
             ),
         };
-        let is_last = chunk.end == plan.k;
+        let is_last = chunk.end == plan.steps;
         let other = match is_last {
             true => product.epilogue.other(rows.start, columns.start),
             false => None,
@@ -143,7 +149,7 @@ impl Work<'_> {
         let tile = Tile {
             rows: rows.len(),
             columns: columns.len(),
-            k: chunk.len(),
+            steps: chunk.len(),
             repeats: 1,
             a_leap: 0,
             b_leap: 0,

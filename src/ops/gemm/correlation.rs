@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::Products;
 use super::kernel::{Ahead, Kernel, PANEL, Start, Tile, best};
 use super::pack::Lanes;
 use super::plan::{part, pieces};
@@ -29,6 +30,7 @@ pub struct Correlation<'a> {
     pub columns: usize,
     /// Distances in `x`, in floats.
     pub taps: &'a [usize],
+    pub products: Products,
 }
 
 /// Pixels of a block: ten tiles of rows take 480 KiB, half of L2, and a panel of columns 96 KiB.
@@ -48,7 +50,7 @@ const TASKS_PER_THREAD: usize = 4;
 impl Correlation<'_> {
     /// Adds to c [rows, taps·columns]. Panics if anything lies outside of the slices.
     pub fn add_to(&self, c: &mut [f32]) {
-        self.add_with(c, best());
+        self.add_with(c, best(self.products));
     }
 
     pub(super) fn add_with(&self, c: &mut [f32], kernel: &Kernel) {
@@ -78,6 +80,7 @@ impl Correlation<'_> {
             correlation: self,
             kernel,
             tiles: self.rows.div_ceil(kernel.rows),
+            line_steps: self.extent.pixels.div_ceil(kernel.depth),
             slices,
             size: c.len(),
             c: Shared::new(if slices == 1 { c } else { &mut sums }),
@@ -112,6 +115,8 @@ struct Work<'a> {
     kernel: &'a Kernel,
     /// Tiles over all rows.
     tiles: usize,
+    /// Steps of a line of pixels.
+    line_steps: usize,
     slices: usize,
     /// Floats of one slice's sums.
     size: usize,
@@ -152,7 +157,7 @@ impl Work<'_> {
         let of_slice = part(extent.all_lines(), self.slices, slice);
         let at_a_time = (BLOCK / extent.pixels).max(1);
         let blocks = of_slice.len().div_ceil(at_a_time);
-        let most = of_slice.len().div_ceil(blocks) * extent.pixels;
+        let most = of_slice.len().div_ceil(blocks) * self.line_steps;
         let width = self.kernel.width;
         scratch::with_rows(tiles.len() * width * most, |a_lines| {
             scratch::with_columns(PANEL * most, |b_lines| {
@@ -161,7 +166,7 @@ impl Work<'_> {
                     let lines = part(of_slice.len(), blocks, block);
                     let block = Block {
                         lines: of_slice.start + lines.start..of_slice.start + lines.end,
-                        steps: lines.len() * extent.pixels,
+                        steps: lines.len() * self.line_steps,
                         start: match self.slices > 1 && block == 0 {
                             true => Start::Overwrite,
                             false => Start::Add,
@@ -208,10 +213,10 @@ impl Work<'_> {
                         from: g.as_ptr().wrapping_add(first + rows.start),
                         lanes: rows.len(),
                         lane_stride: 1,
-                        steps: pixels.len(),
-                        step_stride: g_raster.pixel_stride,
+                        values: pixels.len(),
+                        k_stride: g_raster.pixel_stride,
                     };
-                    let step = panel * block.steps + at * extent.pixels + pixels.start;
+                    let step = panel * block.steps + at * self.line_steps + pixels.start / self.kernel.depth;
                     // SAFETY: `add_with` has seen that all pixels lie inside of g; the task's lines have room for the block.
                     unsafe { (self.kernel.pack_rows)(&lanes, to.wrapping_add(step * width)) }
                 }
@@ -234,10 +239,10 @@ impl Work<'_> {
                 from: x.as_ptr().wrapping_add(first),
                 lanes: columns.len(),
                 lane_stride: 1,
-                steps: extent.pixels,
-                step_stride: x_raster.pixel_stride,
+                values: extent.pixels,
+                k_stride: x_raster.pixel_stride,
             };
-            let to = to.wrapping_add(at * extent.pixels * PANEL);
+            let to = to.wrapping_add(at * self.line_steps * PANEL);
             // SAFETY: `add_with` has seen that all pixels and taps lie inside of x; the lines have room for the block.
             unsafe { (self.kernel.pack_columns)(&lanes, to) }
         }
@@ -253,7 +258,7 @@ impl Work<'_> {
         let tile = Tile {
             rows: rows.len(),
             columns: of_tap.len(),
-            k: block.steps,
+            steps: block.steps,
             repeats: 1,
             a_leap: 0,
             b_leap: 0,

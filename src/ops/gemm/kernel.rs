@@ -1,22 +1,28 @@
 //! What a machine must bring to the product: a register tile, packing of panels, and the epilogue's loops, each
 //! compiled for its instruction set and chosen once a product at run time.
+//!
+//! A step is what a tile multiplies of each lane at once, and takes a float's room in a panel: one value of k, or a pair of
+//! adjacent ones in bf16, the former in the lower half.
 
+use std::ops::Range;
+
+use super::Products;
 use super::epilogue::Finish;
 use super::pack::Lanes;
 
 /// Columns of a packed panel of B, for every kernel.
 pub(super) const PANEL: usize = 32;
 
-/// One tile of C and what it is made of: c (+)= alpha · a · b over `repeats` times `k` steps.
+/// One tile of C and what it is made of: c (+)= alpha · a · b over `repeats` times `steps` steps.
 ///
-/// Valid are, of each repetition r: `a[r * a_leap + i * a_row_stride + p * a_step]` for i < rows and p < k;
-/// `b[r * b_leap + p * 32 + j]` for j < 32 and p < k; and `c[i * c_row_stride + j]` for i < rows and j < columns, which
+/// Valid are, of each repetition r: `a[r * a_leap + i * a_row_stride + p * a_step]` for i < rows and p < steps;
+/// `b[r * b_leap + p * 32 + j]` for j < 32 and p < steps; and `c[i * c_row_stride + j]` for i < rows and j < columns, which
 /// this call alone may touch.
 pub(super) struct Tile {
     pub rows: usize,
     pub columns: usize,
-    pub k: usize,
-    /// How often k steps are taken: the lines of a window that slides over an image.
+    pub steps: usize,
+    /// How often these steps are taken: the lines of a window that slides over an image.
     pub repeats: usize,
     /// Floats from one repetition to the next.
     pub a_leap: usize,
@@ -38,7 +44,7 @@ pub(super) struct Tile {
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
     pub from: *const f32,
-    /// Floats for each step of k.
+    /// Floats for each step.
     pub step: usize,
 }
 
@@ -53,11 +59,13 @@ pub(super) enum Start {
 /// One implementation of the product's inner parts.
 pub(super) struct Kernel {
     pub name: &'static str,
+    /// Values of k in a step.
+    pub depth: usize,
     /// Rows of a tile.
     pub rows: usize,
     /// Lanes of a packed panel of A, of which the first ones are used, a tile's rows.
     pub width: usize,
-    /// Steps of k that one tile adds up before C is touched.
+    /// Steps that one tile adds up before C is touched.
     pub chunk: usize,
     /// Computes a tile of up to `rows` by 32.
     ///
@@ -81,31 +89,46 @@ pub(super) struct Kernel {
     pub finish: unsafe fn(&Finish),
 }
 
+impl Kernel {
+    /// The values of k in these steps; there are `k` in all.
+    pub fn values(&self, steps: &Range<usize>, k: usize) -> Range<usize> {
+        (self.depth * steps.start).min(k)..(self.depth * steps.end).min(k)
+    }
+}
+
 /// The best kernel of this machine.
-pub(super) fn best() -> &'static Kernel {
+pub(super) fn best(products: Products) -> &'static Kernel {
     #[cfg(target_arch = "x86_64")]
     {
-        if super::kernel_avx512::is_available() {
-            return &super::kernel_avx512::KERNEL;
-        }
-        if super::kernel_avx2::is_available() {
-            return &super::kernel_avx2::KERNEL;
+        use super::{kernel_avx2, kernel_avx512};
+        match products {
+            Products::F32 if kernel_avx512::is_available() => return &kernel_avx512::F32,
+            Products::F32 if kernel_avx2::is_available() => return &kernel_avx2::KERNEL,
+            Products::Bf16 if kernel_avx512::has_bf16() => return &kernel_avx512::BF16,
+            _ => {}
         }
     }
-    &super::kernel_portable::KERNEL
+    match products {
+        Products::F32 => &super::kernel_portable::F32,
+        Products::Bf16 => &super::kernel_portable::BF16,
+    }
 }
 
 /// Every kernel that this machine can run.
 #[cfg(test)]
 pub(super) fn available() -> Vec<&'static Kernel> {
-    let mut all = vec![&super::kernel_portable::KERNEL];
+    let mut all = vec![&super::kernel_portable::F32, &super::kernel_portable::BF16];
     #[cfg(target_arch = "x86_64")]
     {
-        if super::kernel_avx2::is_available() {
-            all.push(&super::kernel_avx2::KERNEL);
+        use super::{kernel_avx2, kernel_avx512};
+        if kernel_avx2::is_available() {
+            all.push(&kernel_avx2::KERNEL);
         }
-        if super::kernel_avx512::is_available() {
-            all.push(&super::kernel_avx512::KERNEL);
+        if kernel_avx512::is_available() {
+            all.push(&kernel_avx512::F32);
+        }
+        if kernel_avx512::has_bf16() {
+            all.push(&kernel_avx512::BF16);
         }
     }
     all

@@ -10,6 +10,7 @@ use super::pack::{self, Lanes};
 
 pub(super) static KERNEL: Kernel = Kernel {
     name: "avx2",
+    depth: 1,
     rows: ROWS,
     width: ROWS,
     chunk: 384,
@@ -44,9 +45,9 @@ unsafe fn sized<const R: usize>(t: &Tile, first: usize) {
     for repetition in 0..t.repeats {
         let mut a = t.a.wrapping_add(repetition * t.a_leap);
         let mut b = t.b.wrapping_add(repetition * t.b_leap + first);
-        // SAFETY: by the contract above, k steps of R values of A and 16 of B are valid.
+        // SAFETY: by the contract above, all steps of R values of A and 16 of B are valid.
         unsafe {
-            for _ in 0..t.k {
+            for _ in 0..t.steps {
                 let columns = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let x = _mm256_broadcast_ss(&*a.add(i * t.a_row_stride));

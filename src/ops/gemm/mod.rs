@@ -1,4 +1,5 @@
-//! The f32 product of matrices on the CPU: c = then(alpha · a · b + beta · c + bias).
+//! The product of f32 matrices on the CPU: c = then(alpha · a · b + beta · c + bias). Operands are multiplied as they are, or
+//! rounded to bf16 while they are packed ([`Products`]).
 //!
 //! After Goto and van de Geijn (Anatomy of High-Performance Matrix Multiplication, 2008) and BLIS (Van Zee, van de Geijn,
 //! 2015): operands are packed into panels, and a register tile runs over them. What is made for a training step: frozen
@@ -21,7 +22,10 @@ mod kernel_portable;
 mod pack;
 #[cfg(target_arch = "x86_64")]
 mod pack_avx512;
+#[cfg(target_arch = "x86_64")]
+mod pack_bf16;
 mod packed;
+mod pairs;
 mod plan;
 mod raster;
 mod scratch;
@@ -33,6 +37,7 @@ mod view;
 pub use correlation::Correlation;
 pub use epilogue::Epilogue;
 pub use packed::PackedB;
+pub use pairs::Images;
 pub use raster::{Extent, Raster};
 pub use sliding::{Old, Sliding, Window};
 pub use view::{MatMut, MatRef};
@@ -76,9 +81,28 @@ pub enum Threads {
     Caller,
 }
 
+/// In which format the operands of a product are multiplied. They and the result lie in memory in f32, and sums are f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Products {
+    /// As they are.
+    F32,
+    /// Both operands are rounded to bf16, to nearest, as PyTorch's autocast does; the result is not. NaN and infinity stay what
+    /// they are, and finite values above 3.39e38 become infinite. Where the processor has an instruction for it,
+    /// numbers below 1.2e-38 count for 0. Every machine computes it; see [`has_bf16`].
+    Bf16,
+}
+
 /// The instruction set that products use on this machine.
-pub fn instructions() -> &'static str {
-    kernel::best().name
+pub fn instructions(products: Products) -> &'static str {
+    kernel::best(products).name
+}
+
+/// Does this machine multiply in bf16 faster than in f32?
+pub fn has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return kernel_avx512::has_bf16();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// A product that is described and then written somewhere.
@@ -118,8 +142,14 @@ impl<'a> Product<'a> {
             beta: 0.0,
             epilogue: Epilogue::default(),
             threads: Threads::Pool,
-            kernel: kernel::best(),
+            kernel: kernel::best(Products::F32),
         }
+    }
+
+    /// In f32 unless said otherwise. A right operand that is packed already must be so for the same format.
+    pub fn products(self, products: Products) -> Self {
+        let kernel = kernel::best(products);
+        Product { kernel, ..self }
     }
 
     /// The product is multiplied by `alpha`.

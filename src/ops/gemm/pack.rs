@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::kernel::{Kernel, PANEL};
+use super::pairs::pair;
 use super::plan::Plan;
 use super::view::MatRef;
 
@@ -33,16 +34,17 @@ impl Panels {
     }
 }
 
-/// What a stretch of one panel is made of: element (lane, step) is `from[lane * lane_stride + step * step_stride]`.
+/// What a stretch of one panel is made of: value k of a lane is `from[lane * lane_stride + k * k_stride]`.
 ///
-/// Valid are the elements with lane < `lanes` and step < `steps`, and `steps * WIDTH` floats of the destination. The
-/// lanes that are missing to a full panel get any values.
+/// Valid are those with lane < `lanes` and k < `values`, and WIDTH floats of the destination for each step of the kernel, the
+/// last of which may be filled up with zeros. The lanes that are missing to a full panel get any values.
 pub(super) struct Lanes {
     pub from: *const f32,
     pub lanes: usize,
     pub lane_stride: usize,
-    pub steps: usize,
-    pub step_stride: usize,
+    /// Of k.
+    pub values: usize,
+    pub k_stride: usize,
 }
 
 /// Packs the rows of A of some tiles.
@@ -55,11 +57,11 @@ pub(super) unsafe fn rows(kernel: &Kernel, a_mk: &MatRef, plan: &Plan, tiles: Ra
         for tile in tiles.clone() {
             let rows = plan.rows(tile);
             let lanes = Lanes {
-                from: a_mk.at(rows.start, steps.start),
+                from: a_mk.at(rows.start, kernel.depth * steps.start),
                 lanes: rows.len(),
                 lane_stride: a_mk.row_stride,
-                steps: steps.len(),
-                step_stride: a_mk.column_stride,
+                values: kernel.values(&steps, a_mk.columns).len(),
+                k_stride: a_mk.column_stride,
             };
             // SAFETY: rows and steps lie inside of A; the rest is the caller's promise.
             unsafe { (kernel.pack_rows)(&lanes, to.at(kernel.width, tile, steps.start)) }
@@ -76,11 +78,11 @@ pub(super) unsafe fn columns(kernel: &Kernel, b_kn: &MatRef, panels: Range<usize
         for panel in panels.clone() {
             let column = panel * PANEL;
             let lanes = Lanes {
-                from: b_kn.at(steps.start, column),
+                from: b_kn.at(kernel.depth * steps.start, column),
                 lanes: PANEL.min(b_kn.columns - column),
                 lane_stride: b_kn.column_stride,
-                steps: steps.len(),
-                step_stride: b_kn.row_stride,
+                values: kernel.values(&steps, b_kn.rows).len(),
+                k_stride: b_kn.row_stride,
             };
             // SAFETY: columns and steps lie inside of B; the rest is the caller's promise.
             unsafe { (kernel.pack_columns)(&lanes, to.at(PANEL, panel, steps.start)) }
@@ -99,17 +101,17 @@ fn stretches(lane_stride: usize, steps: &Range<usize>) -> impl Iterator<Item = R
         .map(move |start| start..(start + length).min(steps.end))
 }
 
-/// Packs a stretch of a panel of `WIDTH` lanes, element by element.
+/// Packs a stretch of a panel of `WIDTH` lanes, value by value.
 ///
 /// # Safety
 /// The memory is as [`Lanes`] says.
 #[inline(always)]
 pub(super) unsafe fn copy<const WIDTH: usize>(lanes: &Lanes, to: *mut f32) {
-    // SAFETY: indices stay below `lanes` and `steps`.
+    // SAFETY: indices stay below `lanes` and `values`.
     unsafe {
         if lanes.lane_stride == 1 && lanes.lanes == WIDTH {
-            for step in 0..lanes.steps {
-                let from = lanes.from.add(step * lanes.step_stride).cast::<[f32; WIDTH]>();
+            for step in 0..lanes.values {
+                let from = lanes.from.add(step * lanes.k_stride).cast::<[f32; WIDTH]>();
                 to.add(step * WIDTH)
                     .cast::<[f32; WIDTH]>()
                     .write_unaligned(from.read_unaligned());
@@ -118,15 +120,33 @@ pub(super) unsafe fn copy<const WIDTH: usize>(lanes: &Lanes, to: *mut f32) {
         }
         // A block of steps of all lanes stays in L1 whichever way memory runs.
         const BLOCK: usize = 64;
-        for first in (0..lanes.steps).step_by(BLOCK) {
-            let steps = BLOCK.min(lanes.steps - first);
+        for first in (0..lanes.values).step_by(BLOCK) {
+            let steps = BLOCK.min(lanes.values - first);
             for lane in 0..lanes.lanes {
-                let from = lanes.from.add(lane * lanes.lane_stride + first * lanes.step_stride);
+                let from = lanes.from.add(lane * lanes.lane_stride + first * lanes.k_stride);
                 let to = to.add(first * WIDTH + lane);
                 for step in 0..steps {
-                    *to.add(step * WIDTH) = *from.add(step * lanes.step_stride);
+                    *to.add(step * WIDTH) = *from.add(step * lanes.k_stride);
                 }
             }
+        }
+    }
+}
+
+/// The same for steps of pairs in bf16, each value rounded to nearest.
+///
+/// # Safety
+/// As [`copy`].
+pub(super) unsafe fn round<const WIDTH: usize>(lanes: &Lanes, to: *mut f32) {
+    for lane in 0..lanes.lanes {
+        for step in 0..lanes.values.div_ceil(2) {
+            let value = |k: usize| match k < lanes.values {
+                // SAFETY: lane < `lanes` and k < `values`.
+                true => unsafe { *lanes.from.add(lane * lanes.lane_stride + k * lanes.k_stride) },
+                false => 0.0,
+            };
+            // SAFETY: there is room for every step.
+            unsafe { *to.add(step * WIDTH + lane) = pair(value(2 * step), value(2 * step + 1)) }
         }
     }
 }

@@ -13,7 +13,7 @@ pub(super) unsafe fn pack<const WIDTH: usize>(lanes: &Lanes, to: *mut f32) {
     const { assert!(WIDTH.is_multiple_of(16)) };
     // SAFETY: the caller's promise.
     unsafe {
-        match (lanes.lane_stride, lanes.step_stride) {
+        match (lanes.lane_stride, lanes.k_stride) {
             (1, _) => copy::<WIDTH>(lanes, to),
             (_, 1) => transpose::<WIDTH>(lanes, to),
             _ => pack::copy::<WIDTH>(lanes, to),
@@ -29,10 +29,10 @@ pub(super) unsafe fn pack<const WIDTH: usize>(lanes: &Lanes, to: *mut f32) {
 unsafe fn copy<const WIDTH: usize>(lanes: &Lanes, to: *mut f32) {
     for first in (0..lanes.lanes).step_by(16) {
         let mask: __mmask16 = !0 >> (16 - (lanes.lanes - first).min(16));
-        for step in 0..lanes.steps {
+        for step in 0..lanes.values {
             // SAFETY: the mask lets existing lanes through alone.
             unsafe {
-                let x = _mm512_maskz_loadu_ps(mask, lanes.from.add(step * lanes.step_stride + first));
+                let x = _mm512_maskz_loadu_ps(mask, lanes.from.add(step * lanes.k_stride + first));
                 _mm512_storeu_ps(to.add(step * WIDTH + first), x);
             }
         }
@@ -55,7 +55,7 @@ unsafe fn transpose<const WIDTH: usize>(lanes: &Lanes, to: *mut f32) {
             let lane = first + if lane < count { lane } else { 0 };
             lanes.from.wrapping_add(lane * lanes.lane_stride)
         });
-        let quads = lanes.steps / 4 * 4;
+        let quads = lanes.values / 4 * 4;
         // SAFETY: every row is valid for `steps` values, and so are sixteen lanes of every step of the destination.
         unsafe {
             for step in (0..quads).step_by(4) {
@@ -76,7 +76,7 @@ unsafe fn transpose<const WIDTH: usize>(lanes: &Lanes, to: *mut f32) {
                 _mm512_storeu_pd(to.add(2 * WIDTH).cast(), _mm512_unpacklo_pd(high01, high23));
                 _mm512_storeu_pd(to.add(3 * WIDTH).cast(), _mm512_unpackhi_pd(high01, high23));
             }
-            for step in quads..lanes.steps {
+            for step in quads..lanes.values {
                 for (lane, row) in rows.iter().enumerate() {
                     *to.add(step * WIDTH + first + lane) = *row.add(step);
                 }

@@ -2,38 +2,43 @@
 
 use rayon::prelude::*;
 
+use super::Products;
 use super::kernel::{Kernel, PANEL, best};
-use super::pack::{self, Lanes, Panels};
+use super::pack::{Lanes, Panels};
 use super::scratch::Lines;
 use super::view::MatRef;
 
-/// B [k, n] in panels of 32 columns, each with its k steps one after the other; the last one is filled up.
+/// B [k, n] in panels of 32 columns, each with its steps one after the other; the last one is filled up.
 ///
-/// It takes `4 · k · (n rounded up to 32)` bytes. A frozen weight [o, i] has two: its transpose [i, o] for the forward
-/// pass and itself for the backward pass.
+/// It takes `4 · k · (n rounded up to 32)` bytes, half of that in bf16. A frozen weight [o, i] has two: its transpose [i, o] for
+/// the forward pass and itself for the backward pass.
 pub struct PackedB {
     lines: Lines,
     k: usize,
     n: usize,
+    depth: usize,
+    steps: usize,
 }
 
 impl PackedB {
-    pub fn new(b_kn: MatRef) -> Self {
-        Self::with_kernel(b_kn, best())
+    pub fn new(b_kn: MatRef, products: Products) -> Self {
+        Self::with_kernel(&[b_kn], best(products))
     }
 
-    /// Matrices [k_i, n] below one another: the taps of a convolution. Panels are packed by all threads of the pool.
-    pub fn stacked(parts_kn: &[MatRef]) -> Self {
-        Self::stacked_with_kernel(parts_kn, best())
+    /// Matrices [k_i, n] below one another: the taps of a convolution.
+    pub fn stacked(parts_kn: &[MatRef], products: Products) -> Self {
+        Self::with_kernel(parts_kn, best(products))
     }
 
-    pub(super) fn stacked_with_kernel(parts_kn: &[MatRef], kernel: &Kernel) -> Self {
+    /// Panels are packed by all threads of the pool.
+    pub(super) fn with_kernel(parts_kn: &[MatRef], kernel: &Kernel) -> Self {
         let n = parts_kn.first().map_or(0, |part| part.columns);
         assert!(parts_kn.iter().all(|part| part.columns == n), "parts of other widths");
         let k = parts_kn.iter().map(|part| part.rows).sum();
+        let steps = parts_kn.iter().map(|part| part.rows.div_ceil(kernel.depth)).sum();
         let count = n.div_ceil(PANEL);
-        let mut lines = Lines::with_room_for(count * PANEL * k);
-        let panels = Panels::new(lines.as_mut_ptr(), 0, 0..k);
+        let mut lines = Lines::with_room_for(count * PANEL * steps);
+        let panels = Panels::new(lines.as_mut_ptr(), 0, 0..steps);
         (0..count).into_par_iter().for_each(|panel| {
             let column = panel * PANEL;
             let mut first = 0;
@@ -42,26 +47,22 @@ impl PackedB {
                     from: part.at(0, column),
                     lanes: PANEL.min(n - column),
                     lane_stride: part.column_stride,
-                    steps: part.rows,
-                    step_stride: part.row_stride,
+                    values: part.rows,
+                    k_stride: part.row_stride,
                 };
                 // SAFETY: the part's rows and these columns lie inside of it; the lines have room for every panel, and
                 // this task alone writes this one. The machine has `kernel`'s instructions.
                 unsafe { (kernel.pack_columns)(&lanes, panels.at(PANEL, panel, first)) };
-                first += part.rows;
+                first += part.rows.div_ceil(kernel.depth);
             }
         });
-        PackedB { lines, k, n }
-    }
-
-    pub(super) fn with_kernel(b_kn: MatRef, kernel: &Kernel) -> Self {
-        let (k, n) = b_kn.shape();
-        let count = n.div_ceil(PANEL);
-        let mut lines = Lines::with_room_for(count * PANEL * k);
-        let panels = Panels::new(lines.as_mut_ptr(), 0, 0..k);
-        // SAFETY: the lines have room for every panel and are ours; the machine has `kernel`'s instructions.
-        unsafe { pack::columns(kernel, &b_kn, 0..count, &panels) };
-        PackedB { lines, k, n }
+        PackedB {
+            lines,
+            k,
+            n,
+            depth: kernel.depth,
+            steps,
+        }
     }
 
     /// (k, n)
@@ -73,8 +74,13 @@ impl PackedB {
         self.lines.len() * size_of::<f32>()
     }
 
+    /// Values of k in a step, and steps in all.
+    pub(super) fn depth_and_steps(&self) -> (usize, usize) {
+        (self.depth, self.steps)
+    }
+
     /// To be read, not written.
     pub(super) fn panels(&self) -> Panels {
-        Panels::new(self.lines.as_ptr().cast_mut(), 0, 0..self.k)
+        Panels::new(self.lines.as_ptr().cast_mut(), 0, 0..self.steps)
     }
 }

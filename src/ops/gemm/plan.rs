@@ -1,6 +1,6 @@
 //! How a product is divided: into tasks for threads, and into pieces that fit the caches.
 //!
-//! Nothing here changes a result but `chunk`, which depends on k alone.
+//! Nothing here changes a result but `chunk`, which depends on k and the kernel alone.
 
 use std::ops::Range;
 
@@ -28,7 +28,7 @@ const SHARED_B_FLOATS: usize = 4 * 1024 * 1024;
 /// Steps of A that are packed at a time.
 const SPAN: usize = 3072;
 
-/// Multiply-adds below which a product stays on its thread.
+/// Steps of all values below which a product stays on its thread.
 const SMALL: usize = 64 * 1024;
 
 /// Tasks for each thread, so that one that is disturbed may leave some of its own to others.
@@ -41,7 +41,8 @@ pub(super) struct Plan {
     threads: Threads,
     pub rows: usize,
     pub columns: usize,
-    pub k: usize,
+    /// Of all of k.
+    pub steps: usize,
     /// Tiles over all rows; they differ by one row at most.
     pub row_tiles: usize,
     /// Panels over all columns.
@@ -61,7 +62,7 @@ pub(super) struct Plan {
 pub(super) enum Left {
     /// Each task packs its own.
     Packed,
-    /// Where they lie: packing would cost more than it saves.
+    /// Where they lie: packing would cost more than it saves. Not if they have to be rounded.
     InPlace,
 }
 
@@ -86,14 +87,15 @@ pub(super) struct Task {
 impl Plan {
     pub fn new(product: &Product, m: usize, n: usize) -> Plan {
         let (a, kernel) = (&product.a, product.kernel);
-        let k = a.columns;
+        let steps = a.columns.div_ceil(kernel.depth);
         let panels = n.div_ceil(PANEL);
         let row_tiles = m.div_ceil(kernel.rows);
-        let chunk = k.max(1).div_ceil(k.div_ceil(kernel.chunk).max(1)).next_multiple_of(8);
-        let in_place = (m * k <= SMALL_A && panels <= 8) || (a.column_stride == 1 && panels <= 2);
+        let chunk = (steps.max(1).div_ceil(steps.div_ceil(kernel.chunk).max(1))).next_multiple_of(8);
+        let in_place =
+            kernel.depth == 1 && ((m * steps <= SMALL_A && panels <= 8) || (a.column_stride == 1 && panels <= 2));
         let adjacent = a.row_stride == 1 && m > 1;
 
-        let threads = if m * n * k <= SMALL {
+        let threads = if m * n * steps <= SMALL {
             Threads::Caller
         } else {
             product.threads
@@ -109,7 +111,7 @@ impl Plan {
         let fitting = |floats: usize, width: usize| (floats / width / chunk).max(1) * chunk;
         let mut span = if adjacent { chunk } else { SPAN / chunk * chunk };
         let most_tiles = if adjacent { ADJACENT_TILES } else { TILES };
-        let tiles = (A_FLOATS / (span.min(k.max(1)) * kernel.width)).clamp(4, most_tiles);
+        let tiles = (A_FLOATS / (span.min(steps.max(1)) * kernel.width)).clamp(4, most_tiles);
         let row_blocks = row_tiles.div_ceil(tiles).max(wanted.min(row_tiles / 4)).max(1);
         let mut column_blocks = wanted.div_ceil(row_blocks).min(panels);
         let b = match (unpacked, row_blocks) {
@@ -129,11 +131,11 @@ impl Plan {
             threads,
             rows: m,
             columns: n,
-            k,
+            steps,
             row_tiles,
             panels,
             chunk,
-            span: span.min(k.next_multiple_of(chunk)).max(chunk),
+            span: span.min(steps.next_multiple_of(chunk)).max(chunk),
             row_blocks,
             column_blocks,
             a: if in_place { Left::InPlace } else { Left::Packed },

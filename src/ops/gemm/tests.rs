@@ -1,8 +1,10 @@
-//! Every kernel of this machine against a naive product in f64, and the promises about bits.
+//! Every kernel of this machine against a naive product in f64, in bf16 one of rounded operands, and the promises about bits.
+
+use half::bf16;
 
 use super::super::math;
 use super::kernel::{Kernel, available};
-use super::{Epilogue, MatMut, MatRef, PackedB, Product, Right, Threads};
+use super::{Epilogue, MatMut, MatRef, PackedB, Product, Products, Right, Threads};
 
 /// A matrix of random values in a wider buffer, with a gap at each end of a row or column.
 struct Operand {
@@ -105,9 +107,13 @@ fn with_kernel<'a>(a: MatRef<'a>, b: Right<'a>, kernel: &'static Kernel) -> Prod
     }
 }
 
-/// alpha·a·b + beta·old in f64, and the sum of magnitudes that bounds its error.
-fn reference(a: &Operand, b: &Operand, i: usize, j: usize) -> (f64, f64) {
-    let products = (0..a.columns).map(|p| a.get(i, p) * b.get(p, j));
+/// a·b in f64, of what the kernel multiplies, and the sum of magnitudes that bounds its error.
+fn reference(kernel: &Kernel, a: &Operand, b: &Operand, i: usize, j: usize) -> (f64, f64) {
+    let multiplied = |x: f64| match kernel.depth {
+        1 => x,
+        _ => bf16::from_f32(x as f32).to_f64(),
+    };
+    let products = (0..a.columns).map(|p| multiplied(a.get(i, p)) * multiplied(b.get(p, j)));
     products.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()))
 }
 
@@ -118,12 +124,12 @@ fn check(kernel: &'static Kernel, [m, n, k]: [usize; 3], lies: [Lie; 2], alpha: 
     } else {
         noise(m * n, 3)
     };
-    let packed = PackedB::with_kernel(b.view(), kernel);
+    let packed = PackedB::with_kernel(&[b.view()], kernel);
     let product = |b| with_kernel(a.view(), b, kernel).alpha(alpha).beta(beta);
     let values = written(product(b.view().into()), m, n, &old);
     for i in 0..m {
         for j in 0..n {
-            let (sum, size) = reference(&a, &b, i, j);
+            let (sum, size) = reference(kernel, &a, &b, i, j);
             let before = if beta == 0.0 {
                 0.0
             } else {
@@ -281,27 +287,30 @@ fn the_number_of_threads_does_not_change_a_bit() {
     let pools: Vec<_> = (1..=5)
         .map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap())
         .collect();
-    for [m, n, k] in [[400, 65, 97], [16, 768, 1500], [90, 300, 65], [300, 200, 1700]] {
-        let (a, b) = (
-            Operand::new(m, k, Lie::ColumnMajor, 1),
-            Operand::new(k, n, Lie::RowMajor, 2),
-        );
-        let (bias, old) = (noise(n, 3), noise(m * n, 4));
-        let packed = PackedB::new(b.view());
-        let compute = |b: Right, threads| {
-            let product = Product::new(a.view(), b).beta(1.0).threads(threads);
-            bits(&written(product.epilogue(Epilogue::default().bias(&bias)), m, n, &old))
-        };
-        let alone = compute(b.view().into(), Threads::Caller);
-        for pool in &pools {
-            assert!(
-                pool.install(|| compute(b.view().into(), Threads::Pool)) == alone,
-                "{m} x {n} x {k}"
+    for products in [Products::F32, Products::Bf16] {
+        for [m, n, k] in [[400, 65, 97], [16, 768, 1500], [90, 300, 65], [300, 200, 1700]] {
+            let (a, b) = (
+                Operand::new(m, k, Lie::ColumnMajor, 1),
+                Operand::new(k, n, Lie::RowMajor, 2),
             );
-            assert!(
-                pool.install(|| compute((&packed).into(), Threads::Pool)) == alone,
-                "{m} x {n} x {k}, packed"
-            );
+            let (bias, old) = (noise(n, 3), noise(m * n, 4));
+            let packed = PackedB::new(b.view(), products);
+            let compute = |b: Right, threads| {
+                let product = Product::new(a.view(), b).products(products);
+                let product = product.beta(1.0).threads(threads);
+                bits(&written(product.epilogue(Epilogue::default().bias(&bias)), m, n, &old))
+            };
+            let alone = compute(b.view().into(), Threads::Caller);
+            for pool in &pools {
+                assert!(
+                    pool.install(|| compute(b.view().into(), Threads::Pool)) == alone,
+                    "{products:?} {m} x {n} x {k}"
+                );
+                assert!(
+                    pool.install(|| compute((&packed).into(), Threads::Pool)) == alone,
+                    "{products:?} {m} x {n} x {k}, packed"
+                );
+            }
         }
     }
 }
@@ -311,20 +320,78 @@ fn the_number_of_threads_does_not_change_a_bit() {
 fn the_place_in_a_matrix_does_not_change_a_bit() {
     let (m, n, k) = (64, 96, 900);
     let (a, b) = (noise(m * k, 1), noise(k * n, 2));
-    let whole = written(
-        Product::new(MatRef::row_major(&a, m, k), MatRef::row_major(&b, k, n)),
-        m,
-        n,
-        &[],
-    );
-    for (first, rows) in [(0, 1), (13, 2), (50, 14)] {
-        let part = MatRef::row_major(&a[first * k..], rows, k);
-        let columns = MatRef::row_major(&b, k, n).columns(7..90);
-        let values = written(Product::new(part, columns), rows, 83, &[]);
-        for (i, row) in values.chunks_exact(83).enumerate() {
-            assert_eq!(bits(row), bits(&whole[(first + i) * n + 7..][..83]));
+    for products in [Products::F32, Products::Bf16] {
+        let whole = written(
+            Product::new(MatRef::row_major(&a, m, k), MatRef::row_major(&b, k, n)).products(products),
+            m,
+            n,
+            &[],
+        );
+        for (first, rows) in [(0, 1), (13, 2), (50, 14)] {
+            let part = MatRef::row_major(&a[first * k..], rows, k);
+            let columns = MatRef::row_major(&b, k, n).columns(7..90);
+            let values = written(Product::new(part, columns).products(products), rows, 83, &[]);
+            for (i, row) in values.chunks_exact(83).enumerate() {
+                assert_eq!(bits(row), bits(&whole[(first + i) * n + 7..][..83]), "{products:?}");
+            }
         }
     }
+}
+
+/// What becomes of single values on their way to a product in bf16: of A and of B, alone and in pairs.
+#[test]
+fn values_are_rounded_to_the_nearest_bf16() {
+    const UNIT: f32 = 1.0 / 128.0;
+    let table = [
+        (1.0 + 0.5 * UNIT, 1.0),
+        (1.0 + 1.5 * UNIT, 1.0 + 2.0 * UNIT),
+        (1.0 + 0.501 * UNIT, 1.0 + UNIT),
+        (-(1.0 + 0.75 * UNIT), -(1.0 + UNIT)),
+        (f32::MIN_POSITIVE, f32::MIN_POSITIVE),
+        (f32::MAX, f32::INFINITY),
+        (-0.0, 0.0),
+        (f32::NEG_INFINITY, f32::NEG_INFINITY),
+    ];
+    let with = |kernel: &'static Kernel, a: &[f32], b: &[f32]| {
+        let k = a.len();
+        let product = with_kernel(MatRef::row_major(a, 1, k), MatRef::row_major(b, k, 1).into(), kernel);
+        written(product, 1, 1, &[])[0]
+    };
+    for kernel in available().into_iter().filter(|kernel| kernel.depth == 2) {
+        for (x, rounded) in table {
+            for k in [1, 2, 3, 9] {
+                let mut values = vec![0.0; k];
+                values[k - 1] = x;
+                let ones = vec![1.0; k];
+                assert_eq!(
+                    with(kernel, &values, &ones),
+                    rounded,
+                    "{}: {x:e} of A at {k}",
+                    kernel.name
+                );
+                assert_eq!(
+                    with(kernel, &ones, &values),
+                    rounded,
+                    "{}: {x:e} of B at {k}",
+                    kernel.name
+                );
+            }
+        }
+        let nan = f32::from_bits(0x7f80_0001);
+        assert!(with(kernel, &[nan, 0.0], &[1.0, 1.0]).is_nan(), "{}", kernel.name);
+        // The instruction takes it for 0, the portable product does not.
+        let tiny = with(kernel, &[1e-40], &[1.0]);
+        assert!(tiny == 0.0 || tiny == bf16::from_f32(1e-40).to_f32(), "{}", kernel.name);
+    }
+}
+
+#[test]
+#[should_panic(expected = "packed for another product")]
+fn an_operand_packed_for_another_format_is_refused() {
+    let values = [0.0; 4];
+    let packed = PackedB::new(MatRef::row_major(&values, 1, 4), Products::Bf16);
+    let mut c = [0.0; 4];
+    Product::new(MatRef::row_major(&values[..1], 1, 1), &packed).write(MatMut::row_major(&mut c, 1, 4));
 }
 
 #[test]
