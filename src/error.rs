@@ -43,12 +43,13 @@ pub enum Error {
     #[error("Hugging Face Hub: {what}\n  to do: {fix}")]
     Hub { what: String, fix: String },
 
-    /// Training itself went wrong: no gradient, not finite, out of memory.
-    #[error("training failed at step {step}: {what}\n  to do: {fix}")]
+    /// Training itself went wrong: no gradient, not finite, out of memory. Steps count from 0, and are told from 1, as progress and
+    /// logs tell them.
+    #[error("training failed at step {}: {what}\n  to do: {fix}", step + 1)]
     Training { step: u64, what: String, fix: String },
 
     /// Something else went wrong within a step.
-    #[error("in optimizer step {step}: {source}")]
+    #[error("in optimizer step {}: {source}", step + 1)]
     AtStep { step: u64, source: Box<Error> },
 
     /// A signal asked for the end; nothing was lost.

@@ -14,6 +14,24 @@ pub struct CrossEntropy {
     pub dlogits_bc: Tensor,
 }
 
+impl CrossEntropy {
+    pub(super) fn new(losses: Vec<f64>, dlogits_bc: Tensor) -> CrossEntropy {
+        CrossEntropy {
+            sum_loss: losses.iter().sum(),
+            losses,
+            dlogits_bc,
+        }
+    }
+
+    /// Of losses [b] that a GPU has.
+    #[cfg(feature = "cuda")]
+    pub(super) fn awaited((losses_b, dlogits_bc): (Tensor, Tensor)) -> Result<CrossEntropy> {
+        // SYNC: whoever wants the losses here waits for them; a run's steps have `soft_cross_entropy_there`.
+        let losses = values(&losses_b)?.iter().map(|loss| f64::from(*loss)).collect();
+        Ok(CrossEntropy::new(losses, dlogits_bc))
+    }
+}
+
 /// The target distribution is (1-smoothing) on the label plus smoothing/c on every class (torch's definition).
 ///
 /// `scale` is 1 / samples of the whole optimizer step, so that gradients of micro-batches and ranks just add up.
@@ -22,14 +40,7 @@ pub fn cross_entropy(logits_bc: &Tensor, labels: &[u32], smoothing: f64, scale: 
     let c = classes(logits_bc, labels)?;
     #[cfg(feature = "cuda")]
     if logits_bc.device().is_cuda() {
-        let (losses, dlogits_bc) = super::cuda::step::cross_entropy(logits_bc, labels, smoothing, scale)?;
-        // SYNC: whoever wants the losses here waits for them; a run's steps have `soft_cross_entropy_there`.
-        let losses: Vec<f64> = values(&losses)?.iter().map(|loss| f64::from(*loss)).collect();
-        return Ok(CrossEntropy {
-            sum_loss: losses.iter().sum(),
-            losses,
-            dlogits_bc,
-        });
+        return CrossEntropy::awaited(super::cuda::step::cross_entropy(logits_bc, labels, smoothing, scale)?);
     }
     let logits = values(logits_bc)?;
     let b = labels.len();
@@ -51,11 +62,7 @@ pub fn cross_entropy(logits_bc: &Tensor, labels: &[u32], smoothing: f64, scale: 
             (scale * ((*x as f64 - log_total).exp() - hit - smoothing / c as f64)) as f32
         }));
     }
-    Ok(CrossEntropy {
-        sum_loss: losses.iter().sum(),
-        losses,
-        dlogits_bc: tensor(gradient, (b, c))?,
-    })
+    Ok(CrossEntropy::new(losses, tensor(gradient, (b, c))?))
 }
 
 /// How many there are, if the labels are classes and as many as rows.

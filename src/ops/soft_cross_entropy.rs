@@ -75,10 +75,8 @@ pub fn soft_cross_entropy(logits_bc: &Tensor, targets: &Targets, scale: f64) -> 
     let second_labels = mixed.map_or(labels, |mixed| mixed.second_labels);
     #[cfg(feature = "cuda")]
     if logits_bc.device().is_cuda() {
-        let (losses, dlogits_bc) = super::cuda::soft_cross_entropy::soft_cross_entropy(logits_bc, targets, scale)?;
-        // SYNC: whoever wants the losses here waits for them; a run's steps have `soft_cross_entropy_there`.
-        let losses = values(&losses)?.iter().map(|loss| f64::from(*loss)).collect();
-        return Ok(summed(losses, dlogits_bc));
+        let there = super::cuda::soft_cross_entropy::soft_cross_entropy(logits_bc, targets, scale)?;
+        return CrossEntropy::awaited(there);
     }
     let logits = values(logits_bc)?;
     let mut gradient = Vec::with_capacity(b * c);
@@ -111,7 +109,7 @@ pub fn soft_cross_entropy(logits_bc: &Tensor, targets: &Targets, scale: f64) -> 
                 .map(|(class, p)| (scale * (total * p - target(class))) as f32),
         );
     }
-    Ok(summed(losses, tensor(gradient, (b, c))?))
+    Ok(CrossEntropy::new(losses, tensor(gradient, (b, c))?))
 }
 
 /// The same on a GPU, where everything is and the losses [b] stay.
@@ -163,14 +161,6 @@ fn fitting(logits_bc: &Tensor, targets: &Targets) -> Result<(usize, usize)> {
         return Err(refused(format!("label {label} with only {c} classes")));
     }
     Ok((b, c))
-}
-
-fn summed(losses: Vec<f64>, dlogits_bc: Tensor) -> CrossEntropy {
-    CrossEntropy {
-        sum_loss: losses.iter().sum(),
-        losses,
-        dlogits_bc,
-    }
 }
 
 #[cfg(test)]

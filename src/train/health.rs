@@ -142,7 +142,7 @@ mod tests {
         audit.look(&parameters, 1).unwrap();
         set(&parameters, [0.0; 6], [1.0, 1.0, 0.1, 0.0, 1.0, 1.0]);
         let error = audit.look(&parameters, 2).unwrap_err().to_string();
-        assert!(error.contains("step 2") && error.contains("q.lora_A.weight"), "{error}");
+        assert!(error.contains("step 3") && error.contains("q.lora_A.weight"), "{error}");
         set(
             &parameters,
             [0.0, 1e-30, 0.0, 0.0, 0.0, 0.0],
@@ -171,7 +171,7 @@ mod tests {
     fn a_loss_that_is_no_number_names_step_rank_and_samples() {
         assert!(finite_loss(1e30, 3, &Single, &[]).is_ok());
         let error = finite_loss(f64::NAN, 3, &Single, &[17, 4]).unwrap_err().to_string();
-        for part in ["step 3", "NaN", "rank 0", "[17, 4]", "--learning-rate"] {
+        for part in ["step 4", "NaN", "rank 0", "[17, 4]", "--learning-rate"] {
             assert!(error.contains(part), "{part} is missing: {error}");
         }
         assert!(finite_norm(f64::INFINITY, 3).is_err() && finite_norm(0.0, 3).is_ok());
