@@ -316,6 +316,26 @@ fn checkpoints_of_another_run_are_refused() {
     place.succeed(0, "run", &with(&RUN, &["overwrite-output-dir=true", "max-steps=3"]));
 }
 
+/// A processor without bf16 computes in f32 what one that has it began.
+#[test]
+fn a_run_that_goes_on_in_another_precision_says_so() {
+    let place = Playground::new(60, 16);
+    place.succeed(0, "run", &with(&RUN, &["max-steps=3"]));
+    let alike = place.succeed(0, "run", &with(&RUN, &[RESUME, "max-steps=6"]));
+    assert!(!alike.ended.text.contains("computed in"), "{}", alike.ended.text);
+    let state = alike.directory.join("checkpoint-6/dtrain_state.toml");
+    let text = std::fs::read_to_string(&state).unwrap();
+    let other = text.replace("computed_in = \"fp32\"", "computed_in = \"bf16\"");
+    assert!(other != text);
+    std::fs::write(&state, other).unwrap();
+    let resumed = place.succeed(0, "run", &with(&RUN, &[RESUME, "max-steps=9"]));
+    assert!(
+        resumed.ended.text.contains("computed in bf16 then, in fp32 now"),
+        "{}",
+        resumed.ended.text
+    );
+}
+
 /// What a version of dtrain with another block shuffle wrote would go on in the middle of another order.
 #[test]
 fn a_block_shuffle_goes_on_in_its_own_order_or_not_at_all() {

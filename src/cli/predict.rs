@@ -159,7 +159,9 @@ impl PredictArguments {
                 .and_then(|pixels_bchw| trained.model.infer(&pixels_bchw))
                 .and_then(|logits_bc| Ok(logits_bc.to_device(&Device::Cpu)?))
                 .map_err(|error| error.wanted_by(|| format!("the answers to {} images", batch.samples.len())))
-                .map_err(|error| error.helped_by("lower --batch-size, choose --precision fp16 or bf16"))?;
+                .map_err(|error| {
+                    error.helped_by("lower --batch-size, choose --precision fp16 or bf16 if it is fp32")
+                })?;
             let (logits, classes) = (values(&logits_bc)?, logits_bc.dims()[1]);
             for (logits, &row) in logits.chunks(classes).zip(&batch.samples) {
                 predictions.push(Prediction {

@@ -65,8 +65,14 @@ impl Part {
             let start = self.memory.start.add(self.index * len);
             std::slice::from_raw_parts_mut(start.cast::<MaybeUninit<f32>>(), len)
         };
+        let start = values.as_ptr();
         let mut front = Front { values, written: 0 };
         let result = write(&mut front);
+        assert_eq!(
+            front.values.as_ptr(),
+            start,
+            "another front was put in this one's place"
+        );
         front.complete();
         self.memory.filled[self.index].store(true, Ordering::Release);
         result

@@ -14,7 +14,7 @@ use super::{kept, whole};
 use crate::error::{Error, IoContext, Result};
 use crate::model::{Statistics, weights};
 use crate::optim::{AdamW, GradScaler, MovingAverage, Parameters};
-use crate::recipe::Recipe;
+use crate::recipe::{Precision, Recipe};
 use crate::report::TrainerState;
 
 /// Version of what is described here; another one is not read.
@@ -30,6 +30,8 @@ pub struct Position {
     pub world: usize,
     pub global_batch: usize,
     pub train_samples: usize,
+    /// What the run computed in, which is not what the recipe asks for where the device cannot; none of older checkpoints.
+    pub computed_in: Option<Precision>,
     /// The fingerprint of a block shuffle; none of other orders.
     pub block_order: Option<String>,
     /// Updates that the optimizer did: fewer than steps where a step had no readable image.
@@ -224,6 +226,7 @@ mod tests {
             world: 2,
             global_batch: 32,
             train_samples: 800,
+            computed_in: (step == 7).then_some(Precision::Bf16),
             block_order: (step == 7).then(|| "ffff000000000001".into()),
             optimizer_steps: step,
             scaler: (step == 7).then(GradScaler::new),

@@ -14,7 +14,7 @@ use crate::ops::storage::values;
 use crate::report::{Figures, Outcome};
 
 /// What to do where a GPU has too little memory for one.
-const SMALLER_BATCHES: &str = "lower --per-device-eval-batch-size, choose --precision fp16 or bf16";
+const SMALLER_BATCHES: &str = "lower --per-device-eval-batch-size, choose --precision fp16 or bf16 if it is fp32";
 
 /// How samples are evaluated.
 pub struct Evaluator {

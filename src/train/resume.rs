@@ -184,6 +184,16 @@ fn fits(
             position.world, run.world
         ));
     }
+    if let Some(before) = position.computed_in.filter(|before| *before != run.precision)
+        && then.get("precision") == now.get("precision")
+    {
+        notes.push(format!(
+            "computed in {} then, in {} now, for that is what this device can: the numbers are not those of a run that was \
+             never interrupted",
+            before.name(),
+            run.precision.name()
+        ));
+    }
     let keys = then.keys().chain(now.keys().filter(|key| !then.contains_key(*key)));
     for key in keys.filter(|key| !IRRELEVANT.contains(&key.as_str()) && then.get(*key) != now.get(*key)) {
         notes.push(format!("{key}: {} then, {} now", text(&then, key), text(&now, key)));

@@ -86,6 +86,7 @@ impl Trainer<'_> {
 
     fn position(&self) -> Position {
         Position {
+            computed_in: Some(self.run.precision),
             format: checkpoint::FORMAT,
             dtrain_version: env!("CARGO_PKG_VERSION").to_owned(),
             world: self.collective.world(),

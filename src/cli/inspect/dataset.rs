@@ -84,7 +84,8 @@ fn looked_at(dataset: &Dataset, images: usize) -> Result<String> {
     let first = |total: usize, run: usize| total * run / runs;
     let rows = |run: usize| {
         let start = first(dataset.len(), run);
-        start..start + first(count, run + 1) - first(count, run)
+        let end = start + first(count, run + 1) - first(count, run);
+        start..end.min(first(dataset.len(), run + 1))
     };
     let looked: Vec<(usize, Size)> = (0..runs)
         .into_par_iter()

@@ -76,12 +76,11 @@ fn indexed(pieces: &Pieces, chunk: &ColumnChunkMetaData, rows: usize) -> Option<
     let length = usize::try_from(range.end.checked_sub(range.start)?).ok()?;
     let bytes = pieces.get_bytes(range.start, length).ok()?;
     let locations = decode_offset_index(&bytes).ok()?.page_locations().clone();
-    fits(&locations, chunk, rows).then_some(locations)
+    fits(&locations, chunk.byte_range(), rows).then_some(locations)
 }
 
-/// Whether pages follow each other within the column, and rows within the group.
-fn fits(locations: &[PageLocation], chunk: &ColumnChunkMetaData, rows: usize) -> bool {
-    let (start, length) = chunk.byte_range();
+/// Whether pages follow each other up to the end of the column, without gaps but the dictionary, and rows within the group.
+fn fits(locations: &[PageLocation], (start, length): (u64, u64), rows: usize) -> bool {
     let (mut at, mut row) = (start, 0);
     for page in locations {
         let (Ok(offset), Ok(size), Ok(first)) = (
@@ -91,12 +90,13 @@ fn fits(locations: &[PageLocation], chunk: &ColumnChunkMetaData, rows: usize) ->
         ) else {
             return false;
         };
-        if offset < at || size > (start + length).saturating_sub(offset) || first < row || first > rows {
+        let follows = if at == start { offset >= at } else { offset == at };
+        if !follows || size > (start + length).saturating_sub(offset) || first < row || first > rows {
             return false;
         }
         (at, row) = (offset + size, first);
     }
-    locations.first().is_some_and(|page| page.first_row_index == 0)
+    at == start + length && locations.first().is_some_and(|page| page.first_row_index == 0)
 }
 
 /// Goes from header to header.
@@ -164,5 +164,31 @@ impl ChunkReader for Headers {
 
     fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<bytes::Bytes> {
         self.pieces.get_bytes(start, length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_that_leaves_something_out_is_not_used() {
+        let page = |offset, compressed_page_size, first_row_index| PageLocation {
+            offset,
+            compressed_page_size,
+            first_row_index,
+        };
+        // A dictionary of 50 bytes at 100, then three pages.
+        let whole = [page(150, 40, 0), page(190, 60, 7), page(250, 50, 9)];
+        let fits = |pages: &[PageLocation]| fits(pages, (100, 200), 12);
+        assert!(fits(&whole));
+        assert!(!fits(&whole[..2]) && !fits(&whole[1..]) && !fits(&[]));
+        let spoiled = |number: usize, page: PageLocation| {
+            let mut pages = whole.clone();
+            pages[number] = page;
+            fits(&pages)
+        };
+        assert!(!spoiled(1, page(191, 59, 7)) && !spoiled(1, page(189, 61, 7)));
+        assert!(!spoiled(2, page(250, 51, 9)) && !spoiled(2, page(250, 50, 6)) && !spoiled(2, page(250, 50, 13)));
     }
 }

@@ -58,7 +58,8 @@ impl<'a> Images<'a> {
 }
 
 impl Products {
-    /// Pixels of an odd number of channels are multiplied in f32, since pairs lie side by side: images themselves.
+    /// Of products that read pixels in place: those of an odd number of channels, images themselves, are multiplied in f32,
+    /// since pairs lie side by side.
     pub fn of_pixels(self, channels: usize) -> Products {
         match channels.is_multiple_of(2) {
             true => self,
