@@ -8,6 +8,7 @@ use super::average::averaged;
 use super::bad_images::BadImages;
 use super::checkpoint::{LossSums, Position};
 use super::evaluate::Evaluator;
+use super::gradient_sum::GradientSum;
 use super::health::{self, GradientAudit};
 use super::inputs::Inputs;
 use super::loading::Loading;
@@ -130,7 +131,11 @@ impl<'a> Trainer<'a> {
             loader,
             evaluator,
             audit: GradientAudit::new(model.parameters()),
-            asking: Asking::new(recipe.cuda_graph, &model, recipe.per_device_train_batch_size),
+            asking: match GradientSum::new(collective, &model.parameters().gradients).is_in_ranges() {
+                // Such sums begin in the middle of a backward pass, and a graph beside op by op would need memory of its own.
+                true => Asking::ByOp,
+                false => Asking::new(recipe.cuda_graph, &model, recipe.per_device_train_batch_size),
+            },
             stop,
             state,
             losses,

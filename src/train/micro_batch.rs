@@ -2,9 +2,9 @@
 //!
 //! On a GPU the first steps ask for it op by op: they are audited, and kernels are loaded and algorithms chosen as they are
 //! needed. Then it is recorded as a graph (`ops::captured`), and every further micro-batch of the same number of images is a
-//! replay of that: the same kernels in the same order on other inputs, so the same bits. Others go on op by op: short ones, the
-//! last one of a step whose gradients are summed over ranks in ranges while it runs, and all of a model that counts on the host
-//! while it computes (ResNet's running statistics). If no graph can be made, or be replayed, one line says so.
+//! replay of that: the same kernels in the same order on other inputs, so the same bits. Others go on op by op: short ones, all of
+//! a run whose gradients are summed over ranks in ranges while they are made, and all of a model that counts on the host while
+//! it computes (ResNet's running statistics). If no graph can be made, or be replayed, one line says so.
 
 use super::gradient_sum::GradientSum;
 use super::health;
@@ -84,7 +84,7 @@ impl Trainer<'_> {
                 })
             })
             .map_err(|error| wants("forward", &names, error))?;
-        if !sum.listens() && self.replays(&micro_batch, factors)? {
+        if self.replays(&micro_batch, factors)? {
             return Ok(());
         }
         ask(
@@ -169,14 +169,6 @@ pub(super) enum Telling<'s, 'a> {
 }
 
 impl Telling<'_, '_> {
-    /// Does it make a difference when it is told?
-    fn listens(&self) -> bool {
-        match self {
-            Telling::Nobody => false,
-            Telling::Sum(sum) => sum.is_in_ranges(),
-        }
-    }
-
     fn is_final_from(&mut self, start: usize) -> Result<()> {
         match self {
             Telling::Nobody => Ok(()),
