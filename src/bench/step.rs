@@ -1,27 +1,24 @@
 //! A training step on pixels in memory: forward, loss, backward, clipping, AdamW; whole, by stage, and by kind of layer.
 //!
 //! Each of the three is measured in rounds of its own: on a GPU stages and layers (`ops::meter`) are waited for where they end,
-//! which the whole is not, as in a run: what came of a step is read while the next one is computed.
+//! which the whole is not, as in a run: what came of a step is read while the next one is computed. Micro-batches are asked for op by
+//! op; a run replays a graph of them (`ops::captured`), which spares a small model more than a large one.
+
+mod repeated;
 
 use std::path::Path;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
-
 use super::parts::{self, Phase};
 use super::spread::Spread;
 use super::{Figure, Report};
-use crate::data::Preprocessor;
 use crate::error::Result;
-use crate::model::{DropoutNames, Model, Training};
-use crate::ops::cast::sent;
+use crate::model::Training;
 use crate::ops::ceilings::Ceilings;
-use crate::ops::cross_entropy::{CrossEntropy, cross_entropy};
 use crate::ops::device::Placement;
 use crate::ops::gemm;
-use crate::ops::meter::{self, Part, part};
-use crate::optim::{AdamW, AdamWConfig, LearningRate, StepEnd, Verdict};
-use crate::recipe::Schedule;
+use crate::ops::meter;
+use repeated::Steps;
 
 /// What is measured.
 pub struct Step<'a> {
@@ -32,11 +29,6 @@ pub struct Step<'a> {
     pub rounds: usize,
     pub placement: Placement,
 }
-
-const SEED: u64 = 42;
-
-/// Rounds that are not counted: buffers are made in the first, reused from the second on.
-const WARM_UP: usize = 2;
 
 /// Errors: the model cannot be loaded; not enough memory on a GPU; a loss that is no number.
 pub fn step(what: &Step) -> Result<Report> {
@@ -81,10 +73,10 @@ pub fn step(what: &Step) -> Result<Report> {
     for _ in 0..what.rounds {
         device.synchronize()?;
         let mut ends = vec![Instant::now()];
-        let entropy = steps.forward()?;
+        let dlogits_bc = steps.forward()?;
         device.synchronize()?;
         ends.push(Instant::now());
-        steps.backward(&entropy)?;
+        steps.model.backward(&dlogits_bc)?;
         device.synchronize()?;
         ends.push(Instant::now());
         let verdict = steps.optimize()?;
@@ -96,9 +88,9 @@ pub fn step(what: &Step) -> Result<Report> {
     }
     let mut measured = parts::Measured::default();
     for _ in 0..what.rounds {
-        let (entropy, work) = meter::measure(device, || steps.forward())?;
+        let (dlogits_bc, work) = meter::measure(device, || steps.forward())?;
         measured.add(Phase::Forward, &work);
-        let ((), work) = meter::measure(device, || steps.backward(&entropy))?;
+        let ((), work) = meter::measure(device, || steps.model.backward(&dlogits_bc))?;
         measured.add(Phase::Backward, &work);
         let (verdict, work) = meter::measure(device, || steps.optimize())?;
         steps.await_verdict(verdict)?;
@@ -132,132 +124,6 @@ pub fn step(what: &Step) -> Result<Report> {
         report.setting("peak memory", format!("{megabytes} MB"));
     }
     Ok(report)
-}
-
-/// A model that is trained on the same images again and again.
-struct Steps {
-    model: Model,
-    end: StepEnd,
-    device: Device,
-    pixels: Tensor,
-    labels: Vec<u32>,
-    samples: Vec<u64>,
-    losses: Vec<f64>,
-}
-
-impl Steps {
-    fn new(what: &Step) -> Result<Steps> {
-        let names: Vec<String> = (0..what.classes).map(|class| class.to_string()).collect();
-        let (model, _) = Model::load(what.model, &names, &what.training, SEED, what.placement.clone())?;
-        let optimizer = AdamW::new(model.parameters(), AdamWConfig::default())?;
-        let rate = LearningRate {
-            peak: 1e-4,
-            schedule: Schedule::Constant,
-            warmup_steps: 0,
-            total_steps: (3 * what.rounds + WARM_UP + 1) as u64,
-        };
-        let end = StepEnd::new(model.parameters(), optimizer, None, rate, 1.0, 1)?;
-        let (channels, height, width) = match &model {
-            Model::Vit(vit) => {
-                let config = vit.config();
-                (config.channels, config.image_height, config.image_width)
-            }
-            // Takes images of any size; its preprocessor says which it gets.
-            Model::ResNet(resnet) => {
-                let (height, width) = Preprocessor::read(what.model)?.input_size();
-                (resnet.config().channels, height, width)
-            }
-        };
-        let shape = (what.batch, channels, height, width);
-        // Drawn here: candle's generator of a GPU is a library that nothing else needs.
-        let pixels = Tensor::randn(0f32, 1f32, shape, &Device::Cpu)?;
-        let Placement { device, compute, .. } = &what.placement;
-        Ok(Steps {
-            end,
-            model,
-            pixels: match device.is_cpu() {
-                true => pixels,
-                false => sent(&pixels, device, *compute)?,
-            },
-            device: device.clone(),
-            labels: (0..what.batch).map(|i| (i * 37 % what.classes) as u32).collect(),
-            samples: (0..what.batch as u64).collect(),
-            losses: Vec::new(),
-        })
-    }
-
-    /// Seconds of so many whole steps.
-    fn whole(&mut self, rounds: usize) -> Result<Vec<f64>> {
-        for _ in 0..WARM_UP {
-            let verdict = self.ask()?;
-            self.await_verdict(verdict)?;
-        }
-        // On a CPU nothing is pending when a step was asked for.
-        let mut pending = match self.device.is_cpu() {
-            true => None,
-            false => Some(self.ask()?),
-        };
-        let mut seconds = Vec::with_capacity(rounds);
-        let mut begun = Instant::now();
-        for _ in 0..rounds {
-            let asked = self.ask()?;
-            let settled = match self.device.is_cpu() {
-                true => Some(asked),
-                false => pending.replace(asked),
-            };
-            settled.map_or(Ok(()), |verdict| self.await_verdict(verdict))?;
-            let now = Instant::now();
-            seconds.push((now - begun).as_secs_f64());
-            begun = now;
-        }
-        pending.map_or(Ok(()), |verdict| self.await_verdict(verdict))?;
-        Ok(seconds)
-    }
-
-    fn ask(&mut self) -> Result<Verdict> {
-        let entropy = self.forward()?;
-        self.backward(&entropy)?;
-        self.optimize()
-    }
-
-    /// SYNC: for what came of a step.
-    fn await_verdict(&mut self, verdict: Verdict) -> Result<()> {
-        while !self.end.is_known(&verdict)? {
-            std::thread::yield_now();
-        }
-        self.end.read(verdict);
-        Ok(())
-    }
-
-    fn forward(&mut self) -> Result<CrossEntropy> {
-        let dropout = DropoutNames {
-            seed: SEED,
-            epoch: self.losses.len() as u32,
-            samples: &self.samples,
-        };
-        let logits = self.model.forward(&self.pixels, Some(&dropout))?;
-        let _loss = part(Part::Loss);
-        let count = self.labels.len() as f64;
-        let entropy = cross_entropy(&logits, &self.labels, 0.0, 1.0 / count)?;
-        self.losses.push(entropy.sum_loss / count);
-        Ok(entropy)
-    }
-
-    fn backward(&mut self, entropy: &CrossEntropy) -> Result<()> {
-        self.model.backward(&entropy.dlogits_bc)
-    }
-
-    fn optimize(&mut self) -> Result<Verdict> {
-        let parameters = self.model.parameters();
-        let step = self.losses.len() as u64 - 1;
-        let verdict = {
-            let _clipping = part(Part::Clipping);
-            self.end.judge(parameters, step, 0)?
-        };
-        let _update = part(Part::AdamW);
-        self.end.update(parameters, &verdict)?;
-        Ok(verdict)
-    }
 }
 
 fn row(name: &str, seconds: Spread, batch: usize, work: Option<f64>, ceilings: Option<Ceilings>) -> Vec<Figure> {
