@@ -1,4 +1,4 @@
-//! Primitives on candle tensors: one file each, the CPU and later CUDA behind one plain function.
+//! Primitives on candle tensors: one file each, CPU and GPU behind one plain function.
 //!
 //! Nothing above this layer looks at a device or a storage. Shapes are in the names of arguments (legend: b images,
 //! s tokens, d width, n rows = b·s, i inputs, o outputs, r rank, h heads, c classes). Results depend neither on the
