@@ -430,7 +430,7 @@ for part, least in PARTS:
         R["parts"][name] = {**so_far, "failed": f"{type(error).__name__}: {error}"}
     R["parts"][name]["part_seconds"] = time.monotonic() - began
     save()
-    outcome = next((f"{key}: {R['parts'][name][key]}" for key in ("failed", "skipped") if key in R["parts"][name]), "done")
+    outcome = next((f"{key}: {R['parts'][name][key]}" for key in ("failed", "skipped") if R["parts"][name].get(key)), "done")
     print(f"{time.monotonic() - START:6.1f} s  {name}: {outcome[:600]}", flush=True)
 shutil.rmtree(WORK, ignore_errors=True)
 print(open(os.path.join(a.out, "gpu.txt")).read())
