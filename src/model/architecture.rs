@@ -128,7 +128,7 @@ impl Model {
     pub fn refresh_when_told(&mut self) -> Result<()> {
         match self {
             Model::Vit(vit) => vit.refresh_when_told(),
-            Model::ResNet(_) => Ok(()),
+            Model::ResNet(resnet) => resnet.refresh_when_told(),
         }
     }
 
@@ -136,7 +136,7 @@ impl Model {
     pub fn refresh(&self) -> Result<()> {
         match self {
             Model::Vit(vit) => vit.refresh(),
-            Model::ResNet(_) => Ok(()),
+            Model::ResNet(resnet) => resnet.parameters().refresh(),
         }
     }
 

@@ -77,7 +77,7 @@ pub fn convolution(x: &Maps, w_oikk: &Tensor, kernel: Kernel, products: Products
         to: plain(shape),
     }
     .write(&mut y, Old::Replaced);
-    Maps::new(tensor(y, dims(shape))?, 0)
+    Maps::new(tensor(y, shape.dims())?, 0)
 }
 
 /// The gradient with respect to x of shape `like`, without a margin. The margin of dz must be the padding at least.
@@ -106,7 +106,7 @@ pub fn convolution_backward(
         false => Old::Replaced,
     };
     backward_into(&mut dx, old, dz, &weights, like, products)?;
-    Maps::new(tensor(dx, dims(like))?, 0)
+    Maps::new(tensor(dx, like.dims())?, 0)
 }
 
 /// The same, added to `dx` in place, which has no margin.
@@ -266,8 +266,4 @@ fn plain(shape: MapsShape) -> Raster {
         line_stride,
         pixel_stride: shape.channels,
     }
-}
-
-fn dims(shape: MapsShape) -> (usize, usize, usize, usize) {
-    (shape.images, shape.lines, shape.pixels, shape.channels)
 }

@@ -29,6 +29,11 @@ pub struct MapsShape {
 }
 
 impl MapsShape {
+    /// Of the tensor, without a margin: images, lines, pixels, channels.
+    pub fn dims(&self) -> (usize, usize, usize, usize) {
+        (self.images, self.lines, self.pixels, self.channels)
+    }
+
     /// Pixels of all images.
     pub fn all_pixels(&self) -> usize {
         self.images * self.lines * self.pixels

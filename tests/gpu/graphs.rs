@@ -98,17 +98,7 @@ fn runs_are_the_same_with_and_without_graphs() {
     let hot = Playground::new(24, 8);
     runs::heat(&hot);
     let uneven = Playground::new(22, 8);
-    let aids = [
-        "method=full",
-        "freeze=1",
-        "learning-rate=1e-3",
-        "class-weights=balanced",
-        "mixup-alpha=0.4",
-        "cutmix-alpha=1",
-        "label-smoothing-factor=0.1",
-        "ema-decay=0.8",
-        "per-device-train-batch-size=8",
-    ];
+    let aids = [&runs::MIXED[..], &["per-device-train-batch-size=8"]].concat();
     let cases: [(&Playground, usize, &[&str], i64); 9] = [
         (&small, 0, &["precision=fp16", "per-device-train-batch-size=8"], 4),
         (

@@ -170,22 +170,24 @@ fn all_ranks_skip_the_same_steps_and_resume() {
     assert_eq!(position(&resumed, 6)["scaler"], position(&whole, 6)["scaler"]);
 }
 
+/// Weighted, mixed, partly frozen and averaged.
+pub const MIXED: [&str; 8] = [
+    "method=full",
+    "freeze=1",
+    "learning-rate=1e-3",
+    "class-weights=balanced",
+    "mixup-alpha=0.4",
+    "cutmix-alpha=1",
+    "label-smoothing-factor=0.1",
+    "ema-decay=0.8",
+];
+
 /// Weighted with torch's divisor, and weighted, mixed, partly frozen and averaged.
 #[test]
 fn training_aids_are_the_cpus() {
     let place = Playground::new(24, 8);
     let weighted = ["class-weights=1,2,3,4,5,6,7,8"];
-    let mixed = [
-        "method=full",
-        "freeze=1",
-        "learning-rate=1e-3",
-        "class-weights=balanced",
-        "mixup-alpha=0.4",
-        "cutmix-alpha=1",
-        "label-smoothing-factor=0.1",
-        "ema-decay=0.8",
-    ];
-    for aids in [&weighted[..], &mixed] {
+    for aids in [&weighted[..], &MIXED] {
         let cpu = run(
             &place,
             0,

@@ -6,6 +6,7 @@ use super::config::ResNetConfig;
 use super::parts::in_file;
 use super::{ResNet, build};
 use crate::error::{Error, IoContext, Result};
+use crate::model::copies::Copies;
 use crate::model::weights::{self, Checkpoint};
 use crate::model::{LoadReport, Training};
 use crate::nn::Together;
@@ -85,6 +86,7 @@ impl ResNet {
             layers,
             classifier,
             named,
+            copies: Copies::AtEveryForward,
             kept: None,
         };
         Ok((resnet, report))

@@ -18,6 +18,7 @@ pub use config::{ConvolutionShape, LayerType, PlacedConvolution, ResNetConfig, S
 pub use statistics::Statistics;
 
 use super::Training;
+use super::copies::Copies;
 use crate::collective::Collective;
 use crate::error::{Error, Result};
 use crate::nn::{Linear, ResidualKept, ResidualLayer, Stem, StemKept, Together, Wanted};
@@ -42,6 +43,7 @@ pub struct ResNet {
     classifier: Linear,
     /// Every tensor but the statistics under its file name; views of the layers' weights.
     named: Vec<(String, Tensor)>,
+    copies: Copies,
     kept: Option<Kept>,
 }
 
@@ -89,6 +91,12 @@ impl ResNet {
     /// Must a rank without images take part in forward and backward, because others wait for it?
     pub fn needs_all_ranks(&self) -> bool {
         matches!(self.together, Together::OfAllRanks(_)) && self.lowest() < self.layers.len()
+    }
+
+    /// From now on rounded values follow the trained ones when their owner says so; see [`Copies`].
+    pub fn refresh_when_told(&mut self) -> Result<()> {
+        self.copies = Copies::WhenTold;
+        self.parameters.refresh()
     }
 
     pub fn trainable_count(&self) -> usize {
@@ -218,7 +226,9 @@ impl ResNet {
 
     /// Pixels as products take them, and weights, too.
     fn taken(&self, pixels_bchw: &Tensor) -> Result<Tensor> {
-        self.parameters.refresh()?;
+        if self.copies == Copies::AtEveryForward {
+            self.parameters.refresh()?;
+        }
         cast(pixels_bchw, self.compute)
     }
 

@@ -3,7 +3,7 @@
 
 use candle_core::Tensor;
 
-use super::{Kernel, dims, plain};
+use super::{Kernel, plain};
 use crate::error::Result;
 use crate::ops::gemm::{Correlation, Images, MatRef, Old, PackedB, Products, Raster, Sliding, Window};
 use crate::ops::maps::{Maps, MapsShape};
@@ -30,7 +30,7 @@ pub(super) fn convolution(x: &Maps, w_oikk: &Tensor, stride: usize, products: Pr
         to: plain(shape),
     }
     .write(&mut y, Old::Replaced);
-    Maps::new(tensor(y, dims(shape))?, 0)
+    Maps::new(tensor(y, shape.dims())?, 0)
 }
 
 /// dx = dz·w at those pixels, and 0 between them.

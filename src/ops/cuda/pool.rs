@@ -23,7 +23,7 @@ pub fn max_pool(x: &Maps, to: MapsShape) -> Result<(Maps, Tensor)> {
         .arg(to.channels as u32);
     // SAFETY: max_pool_T(y, places, x, b, lines, pixels, h, w, c); ops::pool has computed the shape of y from that of x.
     unsafe { call.launch(pixels(to.all_pixels(), to.channels)) }?;
-    Ok((Maps::new(y.into_tensor(dims(to)), 0)?, places.into_tensor(count)))
+    Ok((Maps::new(y.into_tensor(to.dims()), 0)?, places.into_tensor(count)))
 }
 
 pub fn max_pool_backward(dy: &Maps, places: &Tensor, like: MapsShape) -> Result<Maps> {
@@ -46,7 +46,7 @@ pub fn max_pool_backward(dy: &Maps, places: &Tensor, like: MapsShape) -> Result<
     // SAFETY: max_pool_backward_T(dx, dy, places, b, lines, pixels, h, w, c); ops::pool has seen that there are as many places as
     // gradients.
     unsafe { call.launch(pixels(like.all_pixels(), like.channels)) }?;
-    Maps::new(dx.into_tensor(dims(like)), 0)
+    Maps::new(dx.into_tensor(like.dims()), 0)
 }
 
 pub fn mean_pool(x: &Maps) -> Result<Tensor> {
@@ -78,7 +78,7 @@ pub fn mean_pool_backward(dy_bc: &Tensor, like: MapsShape) -> Result<Maps> {
         call.arg(like.channels as u32)
             .launch(pixels(like.all_pixels(), like.channels))
     }?;
-    Maps::new(dx.into_tensor(dims(like)), 0)
+    Maps::new(dx.into_tensor(like.dims()), 0)
 }
 
 fn whole(x: &Maps) -> Result<Operand<'_>> {
@@ -86,8 +86,4 @@ fn whole(x: &Maps) -> Result<Operand<'_>> {
         0 => contiguous(x.values()),
         margin => Err(failed("pooling", format!("maps with a margin of {margin}"))),
     }
-}
-
-fn dims(shape: MapsShape) -> (usize, usize, usize, usize) {
-    (shape.images, shape.lines, shape.pixels, shape.channels)
 }
